@@ -1,0 +1,55 @@
+"""The prepared data: documents with their labels, in three splits."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from polyfold.tasks import NOT_LABELLED, Task
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class Documents:
+    """One split. Label arrays: int64 [n] for single-label, int8 [n, labels] for multi-label; -1 = not labelled."""
+
+    ids: Sequence[str]
+    texts: Sequence[str]
+    languages: Sequence[str]
+    groups: Sequence[str]
+    labels: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, indices: np.ndarray) -> "Documents":
+        """The chosen documents, in that order."""
+        return Documents(
+            [self.ids[i] for i in indices],
+            [self.texts[i] for i in indices],
+            [self.languages[i] for i in indices],
+            [self.groups[i] for i in indices],
+            {name: values[indices] for name, values in self.labels.items()},
+        )
+
+    def labelled(self, task: Task) -> np.ndarray:
+        """Which documents carry a label for this task: bool [n]."""
+        values = self.labels[task.name]
+        return (values if values.ndim == 1 else values[:, 0]) != NOT_LABELLED
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All splits of a prepared data set; `fingerprint` is the SHA-256 of its content."""
+
+    tasks: tuple[Task, ...]
+    train: Documents
+    dev: Documents
+    test: Documents
+    unlabelled: Documents
+    fingerprint: str
+
+    def split(self, name: str) -> Documents:
+        """`train`, `dev`, `test` or `unlabelled` by name."""
+        return {"train": self.train, "dev": self.dev, "test": self.test, "unlabelled": self.unlabelled}[name]

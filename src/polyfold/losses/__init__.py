@@ -1,0 +1,1 @@
+"""Training losses: plain functions over tensors."""

@@ -1,0 +1,1 @@
+"""Accuracy, speed, cost and the report."""

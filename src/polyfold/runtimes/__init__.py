@@ -1,0 +1,1 @@
+"""Runtimes, one a file; importing this package imports none of them."""

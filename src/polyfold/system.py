@@ -1,0 +1,107 @@
+"""The machine and the process: hardware and versions, seeds, memory, telemetry off."""
+
+import os
+import platform
+import random
+import resource
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+LIBRARIES = (
+    "torch", "transformers", "accelerate", "nncf", "onnx", "onnxruntime", "openvino", "tokenizers",
+    "sentencepiece", "numpy",
+)  # fmt: skip
+
+# Every library that reports home reads one of these; set before any of them is imported.
+TELEMETRY_OFF = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "NNCF_TELEMETRY": "0",
+    "OPENVINO_TELEMETRY_DISABLE": "1",
+    "ORT_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+class Hardware(BaseModel):
+    """Where a figure was measured: it means nothing without."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    processor: str
+    instructions: tuple[str, ...]
+    cores: int
+    memory_gb: float
+    accelerator: str | None
+    system: str
+    versions: dict[str, str]
+
+
+def telemetry_off() -> None:
+    """Switch off the telemetry of every library we use, unless the environment already says something."""
+    for name, value in TELEMETRY_OFF.items():
+        os.environ.setdefault(name, value)
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def seed_numpy(seed: int) -> None:
+    """Seed Python's and numpy's global generators; torch is seeded where it is used."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def hardware(accelerator: str | None = None) -> Hardware:
+    """Describe this machine and the versions of the libraries that decide its speed."""
+    return Hardware(
+        processor=_processor(),
+        instructions=_instructions(),
+        cores=cores(),
+        memory_gb=round(psutil.virtual_memory().total / 2**30, 1),
+        accelerator=accelerator,
+        system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        versions={name: version for name in LIBRARIES if (version := _version(name)) is not None},
+    )
+
+
+def peak_memory_mb() -> float:
+    """The largest resident size this process has had, in MB (1e6 bytes)."""
+    # Linux counts in KiB.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpuinfo(field: str) -> str:
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return ""
+    for line in path.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == field:
+            return value.strip()
+    return ""
+
+
+def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _instructions() -> tuple[str, ...]:
+    """The vector instruction sets that decide the speed of int8 and bf16."""
+    flags = set(_cpuinfo("flags").split())
+    wanted = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+    return tuple(name for name in wanted if name in flags)
