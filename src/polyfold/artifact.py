@@ -85,9 +85,7 @@ class Artifact:
                 hint="give a folder that `polyfold run` made, or run it again to finish this one",
             ) from None
         except ValidationError as error:
-            raise InputError(
-                f"damaged manifest: {error.errors()[0]['msg']}", file=folder / MANIFEST
-            ) from None
+            raise InputError(f"damaged manifest: {error.errors()[0]['msg']}", file=folder / MANIFEST) from None
         return Artifact(folder, manifest)
 
     def verify(self) -> None:

@@ -4,6 +4,7 @@ import os
 import platform
 import random
 import resource
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -46,6 +47,10 @@ def telemetry_off() -> None:
     """Switch off the telemetry of every library we use, unless the environment already says something."""
     for name, value in TELEMETRY_OFF.items():
         os.environ.setdefault(name, value)
+    # OpenVINO sends an event as soon as it is imported and reads no variable of its own. It and NNCF do without
+    # the sender where that cannot be imported, and None is how Python's import system says so.
+    if "openvino_telemetry" not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 
 def cores() -> int:

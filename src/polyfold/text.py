@@ -1,7 +1,10 @@
 """Texts to token ids, and ids to batches: the same code for training, measuring and serving, without torch."""
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -13,12 +16,16 @@ from polyfold.errors import InputError
 Ids = np.ndarray
 """One document's token ids, special tokens included: int64 [seq]."""
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 
 class TokenizerSpec(BaseModel):
     """Which tokenizer a model folder holds: a `tokenizers` JSON, or a SentencePiece model.
 
-    With `sentencepiece`, `offset` is added to every piece id (XLM-R's own numbering starts one higher) and
-    `begin_id`, `end_id` (after the offset) frame the document.
+    The fields after `pad_id` describe a SentencePiece model only; a JSON holds them itself. `offset` is added to
+    every piece id, `begin_id` and `end_id` (after the offset) frame the document, `unk_id` is the model's id of
+    the unknown piece where it is not simply the piece's own id plus the offset, and `extra` counts the rows of
+    the embedding table behind the last piece. XLM-R is offset 1, begin 0, pad 1, end 2, unk 3, extra 1 (<mask>).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +36,8 @@ class TokenizerSpec(BaseModel):
     offset: int = 0
     begin_id: int | None = None
     end_id: int | None = None
+    unk_id: int | None = None
+    extra: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,12 +61,19 @@ class Encoding:
 
 
 class Tokenizer(Protocol):
-    """Texts to ids; `special_ids` never come from a text's own pieces."""
+    """Texts to ids. Any string is a text: empty ones, NUL and lone surrogates included.
+
+    A document longer than `max_length` tokens loses its end, never its special tokens, and is marked truncated.
+    `encode` changes nothing in the tokenizer, so threads may share one.
+    """
 
     spec: TokenizerSpec
 
     @property
     def vocabulary_size(self) -> int: ...
+
+    @property
+    def unknown_id(self) -> int | None: ...
 
     def encode(self, texts: Sequence[str], max_length: int) -> Encoding: ...
 
@@ -77,18 +93,33 @@ class JsonTokenizer:
         except Exception as error:  # noqa: BLE001  (the Rust library raises bare Exception)
             raise InputError(f"not a tokenizers JSON: {error}", file=path) from None
         self._backend.no_padding()
+        # Cut here and not by the library: its truncation is a setting of the shared object (two threads with
+        # different lengths would clash), is silently off where the special tokens alone fill max_length, and
+        # keeps everything it cut off in memory.
+        self._backend.no_truncation()
+        probe = self._backend.encode("a")
+        inner = [place for place, special in enumerate(probe.special_tokens_mask) if not special]
+        first, last = (inner[0], inner[-1] + 1) if inner else (len(probe.ids), len(probe.ids))
+        self._begin, self._end = list(probe.ids[:first]), list(probe.ids[last:])
 
-    @property
+    @cached_property
     def vocabulary_size(self) -> int:
-        """Rows the embedding table needs."""
-        return int(self._backend.get_vocab_size(with_added_tokens=True))
+        """Rows the embedding table needs: the greatest id plus one, since a WordPiece numbering may have holes."""
+        return int(max(self._backend.get_vocab(with_added_tokens=True).values())) + 1
+
+    @cached_property
+    def unknown_id(self) -> int | None:
+        """The id that stands for what the vocabulary cannot spell."""
+        model = json.loads(self._backend.to_str())["model"]
+        if "unk_id" in model:
+            return None if model["unk_id"] is None else int(model["unk_id"])
+        token = model.get("unk_token")
+        return None if token is None else self._backend.token_to_id(token)
 
     def encode(self, texts: Sequence[str], max_length: int) -> Encoding:
-        """Ids with special tokens; documents longer than `max_length` tokens lose their end, not their last special."""
-        self._backend.enable_truncation(max_length=max_length)
-        encoded = self._backend.encode_batch_fast(list(texts))
-        ids = [np.asarray(one.ids, dtype=np.int64) for one in encoded]
-        return Encoding(ids, np.asarray([len(one.overflowing) > 0 for one in encoded], dtype=bool))
+        """Ids framed by the special tokens of the JSON's own post-processor."""
+        encoded = self._backend.encode_batch_fast(_encodable(texts), add_special_tokens=False)
+        return _frame([one.ids for one in encoded], self._begin, self._end, max_length, self.spec.pad_id)
 
 
 class SentencePieceTokenizer:
@@ -107,19 +138,50 @@ class SentencePieceTokenizer:
     @property
     def vocabulary_size(self) -> int:
         """Rows the embedding table needs."""
-        return int(self._backend.vocab_size()) + self.spec.offset
+        return int(self._backend.vocab_size()) + self.spec.offset + self.spec.extra
+
+    @property
+    def unknown_id(self) -> int:
+        """The id that stands for what the vocabulary cannot spell."""
+        if self.spec.unk_id is not None:
+            return self.spec.unk_id
+        return int(self._backend.unk_id()) + self.spec.offset
 
     def encode(self, texts: Sequence[str], max_length: int) -> Encoding:
-        """Ids framed by `begin_id` and `end_id`; a long document loses its end, never its frame."""
+        """Ids framed by `begin_id` and `end_id`."""
         begin = [] if self.spec.begin_id is None else [self.spec.begin_id]
         end = [] if self.spec.end_id is None else [self.spec.end_id]
-        room = max_length - len(begin) - len(end)
-        pieces: list[list[int]] = self._backend.encode(list(texts), out_type=int)
-        ids = [
-            np.asarray(begin + [piece + self.spec.offset for piece in one[:room]] + end, dtype=np.int64)
-            for one in pieces
-        ]
-        return Encoding(ids, np.asarray([len(one) > room for one in pieces], dtype=bool))
+        pieces: list[list[int]] = self._backend.encode(_encodable(texts), out_type=int)
+        if self.spec.offset or self.spec.unk_id is not None:
+            offset, unknown, unknown_id = self.spec.offset, int(self._backend.unk_id()), self.unknown_id
+            # The unknown piece is the only one from a text that does not follow the offset (XLM-R: 0 -> 3).
+            pieces = [[unknown_id if p == unknown else p + offset for p in one] for one in pieces]
+        return _frame(pieces, begin, end, max_length, self.spec.pad_id)
+
+
+def _encodable(texts: Sequence[str]) -> list[str]:
+    """Both libraries take UTF-8: surrogate pairs become the character they mean, lone surrogates U+FFFD."""
+    return [
+        text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        if not text.isascii() and _SURROGATE.search(text)
+        else text
+        for text in texts
+    ]
+
+
+def _frame(
+    pieces: Sequence[list[int]], begin: list[int], end: list[int], max_length: int, pad_id: int
+) -> Encoding:
+    """Cut to fit and add the special tokens; where there are none, an empty document is one padding token."""
+    room = max_length - len(begin) - len(end)
+    if room < 1:
+        raise InputError(
+            f"{max_length} tokens leave no room for text beside the {len(begin) + len(end)} special tokens",
+            key="max_length",
+            hint=f"give at least {len(begin) + len(end) + 1}",
+        )
+    ids = [np.asarray((begin + one[:room] + end) or [pad_id], dtype=np.int64) for one in pieces]
+    return Encoding(ids, np.asarray([len(one) > room for one in pieces], dtype=bool))
 
 
 def open_tokenizer(folder: Path, spec: TokenizerSpec) -> Tokenizer:

@@ -1,13 +1,17 @@
-"""The prepared data: documents with their labels, in three splits."""
+"""The prepared data: documents with their labels, in three splits, and what preparing left out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 from polyfold.tasks import NOT_LABELLED, Task
 
 SPLITS = ("train", "dev", "test")
+
+UNDETERMINED = "und"
+"""The language of a text whose source names none (BCP 47's own code for that)."""
 
 
 @dataclass(frozen=True)
@@ -53,3 +57,18 @@ class Dataset:
     def split(self, name: str) -> Documents:
         """`train`, `dev`, `test` or `unlabelled` by name."""
         return {"train": self.train, "dev": self.dev, "test": self.test, "unlabelled": self.unlabelled}[name]
+
+
+class Preparation(BaseModel):
+    """What preparing read, left out and changed: counts of documents, and the warnings about them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows_read: dict[str, int] = {}
+    other_languages: int = 0
+    empty: int = 0
+    duplicates_dropped: int = 0
+    not_sampled: dict[str, int] = {}
+    labels_outside_task_languages: dict[str, int] = {}
+    unlabelled_left_out: dict[str, int] = {}
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,211 @@
+"""Backbones: one table of families, one way to load any of them from the hub or a local folder.
+
+A backbone turns token ids into one vector a document. Transformers families are read by first-token pooling, as
+the case study's classifiers are; the embedded encoder pools by itself.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from polyfold.errors import InputError
+from polyfold.model import use_multilingual
+from polyfold.text import TokenizerSpec
+
+TOKENIZER_JSON = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Family:
+    """What we must know of a transformers `model_type`: how many positions its numbering wastes."""
+
+    position_offset: int
+
+
+# XLM-RoBERTa numbers positions from pad_token_id + 1 = 2, so two rows of its table are never used.
+FAMILIES: Mapping[str, Family] = {
+    "bert": Family(position_offset=0),  # mBERT, XtremeDistil, the older Multilingual-MiniLM
+    "xlm-roberta": Family(position_offset=2),  # XLM-R and mMiniLMv2
+    "roberta": Family(position_offset=2),
+    "distilbert": Family(position_offset=0),
+}
+
+
+class Transformer(nn.Module):
+    """A transformers encoder read at its first token."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(
+        self, input_ids: Int[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"]
+    ) -> Float[Tensor, "batch hidden"]:
+        """The last layer's state of the first token."""
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return states[:, 0]  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A loaded encoder with what the rest needs to know: its family, width, configuration and tokenizer."""
+
+    family: str
+    module: nn.Module
+    width: int
+    config: Mapping[str, Any]
+    tokenizer: TokenizerSpec
+    max_length: int
+    weights: str = "trained"
+
+
+def load_backbone(name: str, folder: Path, base: Path) -> Backbone:
+    """Load `use-multilingual`, a hub id, or a local folder (seen from `base`); its tokenizer goes to `folder`."""
+    if name == use_multilingual.FAMILY:
+        module = use_multilingual.pretrained()
+        spec = use_multilingual.copy_tokenizer(folder)
+        return use_backbone(module, spec)
+    source = _source(name, base)
+    config = _auto_config(source, name)
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise InputError(
+            f"backbone '{name}' is of family '{config.model_type}', which has no row in the table",
+            hint=f"choose one of the families {', '.join(sorted(FAMILIES))} or 'use-multilingual'",
+        )
+    from transformers import AutoModel
+
+    options = {"add_pooling_layer": False} if config.model_type != "distilbert" else {}
+    encoder = AutoModel.from_pretrained(source, config=config, **options)
+    _copy_tokenizer_json(source, folder, config.model_type)
+    pad_id = config.pad_token_id or 0
+    return Backbone(
+        family=config.model_type,
+        module=Transformer(encoder),
+        width=int(config.hidden_size),
+        config=config.to_dict(),
+        tokenizer=TokenizerSpec(kind="tokenizers", file=TOKENIZER_JSON, pad_id=pad_id),
+        max_length=int(config.max_position_embeddings) - family.position_offset,
+        weights="random" if getattr(config, "polyfold_random_weights", False) else "trained",
+    )
+
+
+def use_backbone(module: use_multilingual.UseMultilingual, tokenizer: TokenizerSpec) -> Backbone:
+    """Describe an embedded encoder; convolutions have no greatest length, so the limit is a guard only."""
+    return Backbone(
+        family=use_multilingual.FAMILY,
+        module=module,
+        width=module.config.sentence_width,
+        config=module.config.model_dump(mode="json"),
+        tokenizer=tokenizer,
+        max_length=8192,
+    )
+
+
+def rebuild(family: str, config: Mapping[str, Any]) -> nn.Module:
+    """The encoder of a saved configuration, its weights still to be loaded."""
+    if family == use_multilingual.FAMILY:
+        known = {name: config[name] for name in use_multilingual.UseConfig.model_fields if name in config}
+        return use_multilingual.UseMultilingual(use_multilingual.UseConfig(**known))
+    from transformers import AutoConfig, AutoModel
+
+    settings = {name: value for name, value in config.items() if name not in ("tasks", "polyfold", "model_type")}
+    options = {"add_pooling_layer": False} if family != "distilbert" else {}
+    return Transformer(AutoModel.from_config(AutoConfig.for_model(family, **settings), **options))
+
+
+def token_embedding(module: nn.Module) -> nn.Embedding:
+    """The table of token embeddings, wherever the family keeps it."""
+    if isinstance(module, use_multilingual.UseMultilingual):
+        return module.embedding
+    assert isinstance(module, Transformer)
+    found = module.encoder.get_input_embeddings()  # type: ignore[operator]
+    assert isinstance(found, nn.Embedding)
+    return found
+
+
+def replace_embedding(module: nn.Module, table: Float[Tensor, "vocab hidden"], pad_id: int) -> None:
+    """Put another token-embedding table in; the caller renumbers the tokenizer the same way."""
+    rows, width = table.shape
+    fresh = nn.Embedding(rows, width)
+    with torch.no_grad():
+        fresh.weight.copy_(table)
+    if isinstance(module, use_multilingual.UseMultilingual):
+        module.embedding = fresh
+        module.config = module.config.model_copy(update={"vocab_size": rows})
+        return
+    assert isinstance(module, Transformer)
+    fresh.padding_idx = pad_id
+    module.encoder.set_input_embeddings(fresh)  # type: ignore[operator]
+    module.encoder.config.vocab_size = rows  # type: ignore[union-attr]
+
+
+def resized(backbone: Backbone, tokenizer: TokenizerSpec) -> Backbone:
+    """The same backbone described anew after its table and tokenizer were replaced."""
+    rows = token_embedding(backbone.module).num_embeddings
+    config = {**backbone.config, "vocab_size": rows}
+    if backbone.family != use_multilingual.FAMILY:
+        config["pad_token_id"] = tokenizer.pad_id
+    return Backbone(
+        backbone.family, backbone.module, backbone.width, config, tokenizer, backbone.max_length, backbone.weights
+    )
+
+
+def _source(name: str, base: Path) -> str:
+    local = Path(name) if Path(name).is_absolute() else base / name
+    return str(local) if local.is_dir() else name
+
+
+def _auto_config(source: str, name: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"backbone '{name}' cannot be loaded: {str(error).splitlines()[0]}",
+            hint="give 'use-multilingual', a folder in the hub's layout, or a hub id (with the hub in reach)",
+        ) from None
+
+
+def _copy_tokenizer_json(source: str, folder: Path, family: str) -> None:
+    """Bring any of the ways a tokenizer is published to one `tokenizer.json`."""
+    local = Path(source) / TOKENIZER_JSON
+    if local.is_file():
+        shutil.copyfile(local, folder / TOKENIZER_JSON)
+        return
+    from transformers import AutoTokenizer, XLMRobertaTokenizer
+
+    # Multilingual-MiniLM (v1) is a BERT over XLM-R's SentencePiece vocabulary: AutoTokenizer looks for word
+    # pieces and fails, so the class is chosen by the file that is there.
+    sentencepiece = Path(source) / "sentencepiece.bpe.model"
+    named = _tokenizer_class(Path(source))
+    if family == "bert" and (sentencepiece.is_file() or named == "XLMRobertaTokenizer"):
+        tokenizer = XLMRobertaTokenizer.from_pretrained(source)
+    else:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True)
+        except (OSError, ValueError, KeyError) as error:
+            first = str(error).splitlines()[0]
+            raise InputError(f"the backbone's tokenizer cannot be loaded: {first}", file=source) from None
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise InputError("the backbone has no fast tokenizer", file=source, hint="convert it to a tokenizer.json")
+    (folder / TOKENIZER_JSON).write_text(backend.to_str(), encoding="utf8")
+
+
+def _tokenizer_class(folder: Path) -> str | None:
+    for name in ("tokenizer_config.json", "config.json"):
+        path = folder / name
+        if path.is_file():
+            found = json.loads(path.read_text(encoding="utf8")).get("tokenizer_class")
+            if found:
+                return str(found)
+    return None

@@ -1,0 +1,290 @@
+"""The one training loop. Whatever differs between training, distilling and quantizing lies in the objective."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from polyfold.artifact import CHECKPOINTS, write_atomically
+from polyfold.console import Bar, note, progress_bar
+from polyfold.data.batches import BatchSpec, EncodedDocuments, plan_epoch, steps_per_epoch
+from polyfold.errors import InputError
+from polyfold.model.backbone import token_embedding
+from polyfold.model.classifier import Classifier
+from polyfold.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from polyfold.train.objectives import Objective
+
+
+class FitSpec(BaseModel):
+    """How long, how fast and how carefully to train. `precision: auto` is bf16 on a GPU that has it, else fp32."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(default=3, ge=0)
+    learning_rate: float = Field(default=1e-4, gt=0)
+    head_learning_rate: float | None = Field(default=None, gt=0)
+    embedding_learning_rate: float | None = Field(default=None, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup: float = Field(default=0.1, ge=0, le=1)
+    decay: Literal["linear", "cosine", "none"] = "linear"
+    clip_norm: float = Field(default=1.0, gt=0)
+    batch: BatchSpec = BatchSpec()
+    patience: int | None = Field(default=None, ge=1)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    checkpoint_minutes: float = Field(default=3.0, ge=0)
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """What a run needs beside the model: its folder, its seed, its name, and how dev is scored."""
+
+    folder: Path
+    seed: int
+    label: str
+    evaluate: Callable[[nn.Module], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The best epoch's dev scores (macro-F1 by task), and what was logged on the way."""
+
+    best_score: float
+    best_epoch: int
+    steps: int
+    history: list[dict[str, Any]]
+
+
+def fit(
+    model: Classifier, train: EncodedDocuments, objective: Objective, spec: FitSpec, weights: np.ndarray | None,
+    context: FitContext,
+) -> FitResult:  # fmt: skip
+    """Train in place and leave the model with the weights of its best epoch on dev (mean macro-F1)."""
+    if spec.epochs == 0:
+        return FitResult(float("nan"), -1, 0, [])
+    torch.manual_seed(context.seed)
+    accelerator = Accelerator(mixed_precision=_precision(spec))
+    optimizer = torch.optim.AdamW(_groups(model, spec), lr=spec.learning_rate, weight_decay=spec.weight_decay)
+    wrapped, prepared = accelerator.prepare(model, optimizer)
+    run = _Run(accelerator, model, wrapped, prepared, train, objective, spec, weights, context)
+    run.train()
+    accelerator.wait_for_everyone()
+    return FitResult(run.progress.best_score, run.progress.best_epoch, run.global_step, run.progress.history)
+
+
+class _Run:
+    """The state of one call of `fit`."""
+
+    def __init__(  # noqa: PLR0913  (it is built in one place, from fit's own arguments)
+        self, accelerator: Accelerator, model: Classifier, wrapped: nn.Module, optimizer: torch.optim.Optimizer,
+        train: EncodedDocuments, objective: Objective, spec: FitSpec, weights: np.ndarray | None,
+        context: FitContext,
+    ) -> None:  # fmt: skip
+        self.accelerator = accelerator
+        self.model = model
+        self.wrapped = wrapped
+        self.optimizer = optimizer
+        self.data = train
+        self.objective = objective
+        self.spec = spec
+        self.weights = weights
+        self.context = context
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.base_rates = [group["lr"] for group in optimizer.param_groups]
+        self.per_epoch = steps_per_epoch(len(train), spec.batch)
+        self.checkpoints = context.folder / CHECKPOINTS
+        self.log = context.folder / "metrics.jsonl"
+        self.progress = Progress()
+        self.best: dict[str, Tensor] = {}
+        self.saved_at = time.monotonic()
+
+    @property
+    def global_step(self) -> int:
+        return self.progress.epoch * self.per_epoch + self.progress.step
+
+    def train(self) -> None:
+        """All epochs, from wherever a killed run left off."""
+        found = load_checkpoint(self.checkpoints, self.model, self.optimizer)
+        if found is not None:
+            self.progress, self.best = found
+            note(f"{self.context.label}: resuming at epoch {self.progress.epoch + 1}, step {self.progress.step}")
+        self._truncate_log()
+        total = self.spec.epochs * self.per_epoch
+        with progress_bar(self.context.label, total) as bar:
+            bar.jump(self.global_step)
+            while self.progress.epoch < self.spec.epochs and not self._out_of_patience():
+                self._epoch(bar)
+        if self.best:
+            self.model.load_state_dict(self.best)
+        self.model.eval()
+
+    def _epoch(self, bar: Bar) -> None:
+        self.model.train()
+        epoch = self.progress.epoch
+        plan = plan_epoch(self.data.encoding.lengths, self.weights, self.spec.batch, self.context.seed, epoch)
+        for step in plan[self.progress.step :]:
+            losses = self._step(step)
+            self.progress = replace(self.progress, step=self.progress.step + 1)
+            bar.advance(detail=" ".join(f"{name} {value:.3f}" for name, value in losses.items()))
+            if self.global_step % 10 == 0:
+                self._write_log({"losses": losses, "learning_rate": self.optimizer.param_groups[0]["lr"]})
+            if (time.monotonic() - self.saved_at) / 60 >= self.spec.checkpoint_minutes:
+                self._save()
+        self._finish_epoch()
+
+    def _step(self, step: list[np.ndarray]) -> dict[str, float]:
+        """One optimizer step over all its batches; losses are divided by the whole step's pair counts.
+
+        Every process knows the whole step, so the counts need no communication. Gradients are summed by hand
+        and not averaged by the wrapper, so an uneven number of batches per process changes nothing.
+        """
+        self._set_rates()
+        batches = [self.data.batch(indices) for indices in step]
+        counts: dict[str, float] = {}
+        for batch in batches:
+            for name, count in self.objective.counts(batch).items():
+                counts[name] = counts.get(name, 0.0) + count
+        totals = dict.fromkeys(counts, 0.0)
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        self.optimizer.zero_grad(set_to_none=True)
+        with self.accelerator.no_sync(self.wrapped):
+            for batch in batches[rank::world]:
+                with self.accelerator.autocast():
+                    sums = self.objective(self.wrapped, batch.to(self.accelerator.device))
+                terms = {name: value / max(1.0, counts[name]) for name, value in sums.items()}
+                self.accelerator.backward(torch.stack(list(terms.values())).sum())
+                for name, value in terms.items():
+                    totals[name] += float(value.detach())
+        if world > 1:
+            self._sum_gradients()
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.spec.clip_norm)
+        if norm is not None and not bool(torch.isfinite(torch.as_tensor(norm))) and not self._scaled():
+            raise InputError(
+                f"training diverged at step {self.global_step + 1}: the gradient is not finite",
+                key="fit.learning_rate",
+                hint="lower the learning rate or use precision: fp32; delete the run's folder before trying again",
+            )
+        self.optimizer.step()
+        return totals
+
+    def _sum_gradients(self) -> None:
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            parameter.grad = self.accelerator.reduce(parameter.grad, reduction="sum")
+
+    def _scaled(self) -> bool:
+        # fp16's loss scaler meets infinities on purpose and skips those steps by itself.
+        return self.accelerator.scaler is not None
+
+    def _set_rates(self) -> None:
+        factor = learning_rate_factor(self.global_step, self.spec.epochs * self.per_epoch, self.spec)
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+
+    def _finish_epoch(self) -> None:
+        scores = dict(self.context.evaluate(self.model))
+        mean = float(np.mean(list(scores.values())))
+        better = mean > self.progress.best_score
+        epoch = self.progress.epoch
+        if better:
+            # Cloned: the state dict shares memory with the parameters that go on training.
+            self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+        entry = {"epoch": epoch + 1, "dev_macro_f1": scores, "mean": mean}
+        self._write_log(entry)
+        self.progress = replace(
+            self.progress,
+            epoch=epoch + 1,
+            step=0,
+            best_score=mean if better else self.progress.best_score,
+            best_epoch=epoch if better else self.progress.best_epoch,
+            epochs_without_gain=0 if better else self.progress.epochs_without_gain + 1,
+            history=[*self.progress.history, entry],
+        )
+        shown = ", ".join(f"{name} {100 * value:.1f}" for name, value in scores.items())
+        note(f"{self.context.label}: epoch {epoch + 1}/{self.spec.epochs}, dev macro-F1 {shown}")
+        self._save()
+
+    def _out_of_patience(self) -> bool:
+        return self.spec.patience is not None and self.progress.epochs_without_gain >= self.spec.patience
+
+    def _save(self) -> None:
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.checkpoints, self.progress, self.model, self.optimizer, self.best)
+        self.saved_at = time.monotonic()
+
+    def _write_log(self, entry: Mapping[str, Any]) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        with self.log.open("a", encoding="utf8") as file:
+            file.write(json.dumps({"step": self.global_step, **entry}) + "\n")
+        if self.spec.tensorboard:
+            _write_tensorboard(self.context.folder / "tensorboard", self.global_step, entry)
+
+    def _truncate_log(self) -> None:
+        """Forget what a killed run logged after its last checkpoint: it will be logged again."""
+        if not self.log.exists() or not self.accelerator.is_main_process:
+            return
+        lines = self.log.read_text(encoding="utf8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.global_step]
+        write_atomically(self.log, "".join(f"{line}\n" for line in kept).encode())
+
+
+def learning_rate_factor(step: int, total: int, spec: FitSpec) -> float:
+    """Linear warm-up over a share of all steps, then decay to zero (or none)."""
+    warm = spec.warmup * total
+    if step < warm:
+        return (step + 1) / max(1.0, warm)
+    left = 1.0 - (step - warm) / max(1.0, total - warm)
+    match spec.decay:
+        case "linear":
+            return left
+        case "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * (1.0 - left)))
+        case "none":
+            return 1.0
+
+
+def _groups(model: Classifier, spec: FitSpec) -> list[dict[str, Any]]:
+    """Parameter groups: embeddings, heads and the rest, each with its rate; no decay on vectors (bias, norms)."""
+    table = token_embedding(model.encoder).weight
+    if spec.embedding_learning_rate == 0.0:
+        table.requires_grad_(False)
+    heads = {id(parameter) for parameter in model.heads.parameters()}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            continue
+        rate = spec.learning_rate
+        if parameter is table and spec.embedding_learning_rate is not None:
+            rate = spec.embedding_learning_rate
+        elif id(parameter) in heads and spec.head_learning_rate is not None:
+            rate = spec.head_learning_rate
+        # Decay on the table would shrink the rows of pieces that a batch does not even hold.
+        decay = spec.weight_decay if parameter.ndim > 1 and parameter is not table else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in groups.items()]
+
+
+def _precision(spec: FitSpec) -> str:
+    if spec.precision == "auto":
+        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    return "no" if spec.precision == "fp32" else spec.precision
+
+
+def _write_tensorboard(folder: Path, step: int, entry: Mapping[str, Any]) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:
+        for group in ("losses", "dev_macro_f1"):
+            for name, value in entry.get(group, {}).items():
+                writer.add_scalar(f"{group}/{name}", value, step)

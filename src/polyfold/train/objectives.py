@@ -1,0 +1,128 @@
+"""What is minimised: the only thing that differs between training, distilling and quantization-aware training."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Protocol
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from polyfold.batch import Batch, Outputs
+from polyfold.data.dataset import Documents
+from polyfold.errors import InputError
+from polyfold.losses.labels import LabelLoss, adjusted, multi_label_sum, single_label_sum
+from polyfold.losses.logits import LogitLoss, multi_label_divergence_sum, single_label_divergence_sum
+from polyfold.tasks import Task
+from polyfold.train.teachers import Teacher
+
+LossSpec = Annotated[LabelLoss | LogitLoss, Field(discriminator="kind")]
+
+
+class Objective(Protocol):
+    """Sums of losses over a batch, and the counts of the whole step to divide them by.
+
+    Sums and counts are kept apart because a step may be cut into several batches, or spread over processes:
+    Eq. 1 divides by the pair count of the whole step.
+    """
+
+    def counts(self, batch: Batch) -> Mapping[str, float]: ...
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]: ...
+
+
+class TaskObjective:
+    """A weighted sum of label and logit losses over all tasks: Eq. 1 and Eq. 2 of the paper."""
+
+    def __init__(
+        self, tasks: Sequence[Task], losses: Sequence[LossSpec], train: Documents, teacher: Teacher | None = None
+    ) -> None:
+        """`train` gives the label frequencies that class weights and logit adjustment need."""
+        if teacher is None and any(loss.kind == "logits" for loss in losses):
+            raise InputError("a 'logits' loss needs a teacher", key="losses", hint="add a teacher to the recipe")
+        self.tasks = tuple(tasks)
+        self.losses = tuple(losses)
+        self.teacher = teacher
+        self._priors = {task.name: _prior(task, train.labels[task.name]) for task in self.tasks}
+        self._weights = {
+            index: {task.name: _class_weights(loss, task, train.labels[task.name]) for task in self.tasks}
+            for index, loss in enumerate(self.losses)
+            if isinstance(loss, LabelLoss)
+        }
+
+    def counts(self, batch: Batch) -> Mapping[str, float]:
+        """(document, task) pairs of each loss in this batch."""
+        labelled = float(sum(int(batch.label_mask[task.name].sum()) for task in self.tasks))
+        every = float(len(batch) * len(self.tasks))
+        return {
+            self._name(index): every if isinstance(loss, LogitLoss) and loss.on == "all" else labelled
+            for index, loss in enumerate(self.losses)
+        }
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        """Each loss summed over this batch's pairs, times its weight."""
+        outputs: Outputs = model(batch.input_ids, batch.attention_mask)
+        taught = self.teacher(batch) if self.teacher is not None else {}
+        sums: dict[str, Tensor] = {}
+        for index, loss in enumerate(self.losses):
+            terms = [self._term(index, loss, task, outputs, batch, taught) for task in self.tasks]
+            sums[self._name(index)] = loss.weight * torch.stack(terms).sum()
+        return sums
+
+    def _name(self, index: int) -> str:
+        return f"{self.losses[index].kind}{index or ''}"
+
+    def _term(
+        self, index: int, loss: LossSpec, task: Task, outputs: Outputs, batch: Batch, taught: Mapping[str, Tensor]
+    ) -> Tensor:
+        logits = outputs.logits[task.name].float()
+        mask = batch.label_mask[task.name]
+        match loss:
+            case LabelLoss():
+                weights = self._weights[index][task.name]
+                weights = None if weights is None else weights.to(logits.device)
+                if loss.logit_adjustment:
+                    prior = self._priors[task.name].to(logits.device)
+                    logits = adjusted(logits, prior, loss.logit_adjustment, task.multi_label)
+                labels = batch.labels[task.name]
+                if task.multi_label:
+                    return multi_label_sum(logits, labels, mask, weights)
+                return single_label_sum(logits, labels, mask, weights, loss.label_smoothing)
+            case LogitLoss():
+                if task.name not in taught:
+                    return logits.sum() * 0.0
+                target = taught[task.name].to(logits.device)
+                chosen = torch.ones_like(mask) if loss.on == "all" else mask
+                divergence = multi_label_divergence_sum if task.multi_label else single_label_divergence_sum
+                return divergence(logits, target, chosen, loss.temperature)
+
+
+def _prior(task: Task, labels: np.ndarray) -> Tensor:
+    """Each label's share among the labelled training documents: float [labels]."""
+    rows = labels[task.labelled(labels)]
+    if task.multi_label:
+        return torch.from_numpy(rows.mean(axis=0).astype(np.float32))
+    counts = np.bincount(rows, minlength=len(task.labels))
+    return torch.from_numpy((counts / max(1, counts.sum())).astype(np.float32))
+
+
+def _class_weights(loss: LabelLoss, task: Task, labels: np.ndarray) -> Tensor | None:
+    """Weights by label, float [labels]: balanced, given, or none."""
+    if loss.class_weights is None:
+        return None
+    if loss.class_weights == "balanced":
+        prior = _prior(task, labels).clamp(min=1e-6)
+        # Square-rooted odds for independent labels: full odds of a rare label (100:1) drown the others.
+        weights = ((1 - prior) / prior).sqrt() if task.multi_label else 1.0 / (prior * len(task.labels))
+        return weights.float()
+    given = loss.class_weights.get(task.name)
+    if given is None:
+        return None
+    unknown = sorted(set(given) - set(task.labels))
+    if unknown:
+        raise InputError(
+            f"class weight for unknown label '{unknown[0]}' of task '{task.name}'",
+            key="losses.class_weights",
+            hint=f"its labels are {', '.join(task.labels)}",
+        )
+    return torch.tensor([given.get(label, 1.0) for label in task.labels])
