@@ -2,7 +2,7 @@
 
 Every document is hand-written, or two hand-written texts of one language, intent and sentiment after each other.
 Nothing is drawn from a random generator: each choice is a hash of what it is about, so that the file is the same
-byte for byte on every machine and Python version, and adding a scenario does not reshuffle the others.
+byte for byte on every machine and Python version.
 """
 
 import argparse
@@ -114,8 +114,9 @@ def draw(*about: str) -> float:
 
 def read_scenarios(folder: Path) -> list[Scenario]:
     """All parts, in the order of their names."""
-    lines = [line for path in sorted(folder.glob("part-*.jsonl")) for line in path.open(encoding="utf-8")]
-    return [Scenario(**{**raw, "topics": tuple(raw["topics"])}) for raw in map(json.loads, lines)]
+    parts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("part-*.jsonl"))]
+    raw = [json.loads(line) for part in parts for line in part.splitlines()]
+    return [Scenario(**{**one, "topics": tuple(one["topics"])}) for one in raw]
 
 
 def assign_splits(scenarios: list[Scenario]) -> dict[str, str]:
@@ -164,13 +165,17 @@ def make_clusters(train: list[Scenario]) -> list[list[Scenario]]:
     for cell in sorted({scenario.cell for scenario in train}):
         members = [unit for unit in units if by_id[unit[0]].cell == cell]
         members.sort(key=lambda unit: draw("cluster", *unit))
-        flat = sum(len(unit) for unit in members)
-        wanted = max(1, round(flat / CLUSTER))
+        wanted = max(1, round(sum(map(len, members)) / CLUSTER))
         own: list[list[Scenario]] = [[] for _ in range(wanted)]
         for unit in sorted(members, key=len, reverse=True):
             min(own, key=len).extend(by_id[name] for name in unit)
         clusters += own
     return clusters
+
+
+def group_names(clusters: list[list[Scenario]]) -> dict[str, str]:
+    """The group of each train scenario: its cluster's first."""
+    return {scenario.id: cluster[0].id for cluster in clusters for scenario in cluster}
 
 
 def joined(first: Scenario, second: Scenario, language: str, group: str) -> Document:
@@ -188,7 +193,7 @@ def joined(first: Scenario, second: Scenario, language: str, group: str) -> Docu
     )
 
 
-def goals(scenarios: list[Scenario]) -> dict[tuple[str, str], int]:
+def document_goals(scenarios: list[Scenario]) -> dict[tuple[str, str], int]:
     """How many documents each cell is to have in train."""
     counts = Counter(scenario.cell for scenario in scenarios)
     wanted = {}
@@ -206,21 +211,21 @@ def goals(scenarios: list[Scenario]) -> dict[tuple[str, str], int]:
 
 
 def compose(train: list[Scenario], clusters: list[list[Scenario]]) -> Iterator[Document]:
-    """Joined documents until each cell has its goal, the same number (but one) in each language.
+    """Joined documents until each cell has its goal or no pair is left, as many (but one) in each language.
 
     Every pair comes in one order before any comes in the other.
     """
-    groups = {scenario.id: cluster[0].id for cluster in clusters for scenario in cluster}
+    groups = group_names(clusters)
     twins = {frozenset(pair) for names in TWINS for pair in combinations(names, 2)}
     languages = sorted(train[0].texts)
-    for cell, goal in sorted(goals(train).items()):
+    for cell, goal in sorted(document_goals(train).items()):
         own = [cluster for cluster in clusters if cluster[0].cell == cell]
         base = sum(map(len, own)) * len(languages)
         pairs = [pair for cluster in own for pair in combinations(cluster, 2)]
         pairs = [pair for pair in pairs if frozenset(one.id for one in pair) not in twins]
         for position, language in enumerate(languages):
-            todo = max(0, goal - base) * (position + 1) // len(languages)
-            todo -= max(0, goal - base) * position // len(languages)
+            lacking = max(0, goal - base)
+            todo = lacking * (position + 1) // len(languages) - lacking * position // len(languages)
             drawn = [(draw("pair", language, a.id, b.id), a, b) for a, b in pairs]
             drawn.sort(key=lambda item: item[0])
             # The draw's last digits decide which of the two comes first.
@@ -253,7 +258,7 @@ def documents(scenarios: list[Scenario]) -> list[Document]:
     splits = assign_splits(scenarios)
     train = [scenario for scenario in scenarios if splits[scenario.id] == "train"]
     clusters = make_clusters(train)
-    groups = {scenario.id: cluster[0].id for cluster in clusters for scenario in cluster}
+    groups = group_names(clusters)
     rows = []
     for split in SPLITS:
         for one in scenarios:

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import TOY_MAX_LENGTH, TOY_TASKS, RecordingSession, toy_graph, write_toy_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyfold.errors import InputError
 from polyfold.predictor import Predictor
+from toys import TOY_MAX_LENGTH, TOY_TASKS, RecordingSession, toy_graph, write_toy_folder
 
 DOMAIN, TOPICS = TOY_TASKS
 

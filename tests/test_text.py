@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -159,9 +160,9 @@ def test_any_string_becomes_at_least_one_id_of_the_vocabulary(tokenizers, kind, 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_lone_surrogate_is_a_replacement_character_and_a_pair_is_its_character(tokenizers, kind):
     tokenizer = tokenizers[kind]
-    given, meant = tokenizer.encode(["clean \ud83d room", "a \ud83d\ude00 b"], 64), None
+    written = tokenizer.encode(["clean \ud83d room", "a \ud83d\ude00 b"], 64)
     meant = tokenizer.encode(["clean \ufffd room", "a \U0001f600 b"], 64)
-    assert [ids.tolist() for ids in given.ids] == [ids.tolist() for ids in meant.ids]
+    assert [ids.tolist() for ids in written.ids] == [ids.tolist() for ids in meant.ids]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -176,9 +177,11 @@ def test_an_unknown_character_is_the_unknown_id_and_a_known_word_is_not(tokenize
 def test_very_long_texts_and_no_texts_are_tokenized(tokenizers, kind):
     tokenizer = tokenizers[kind]
     encoding = tokenizer.encode(["room " * 50_000, "x" * 200_000], 128)
-    assert encoding.truncated.tolist() == [True, True] or kind.startswith(("json", "sentencepiece"))
     assert encoding.truncated[0]
     assert len(encoding.ids[0]) == 128
+    # Neither vocabulary knows the letter x: both libraries make one unknown token of the whole run.
+    assert encoding.ids[1].tolist().count(tokenizer.unknown_id) == 1
+    assert not encoding.truncated[1]
     assert len(tokenizer.encode([], 128)) == 0
 
 
@@ -221,7 +224,7 @@ def test_a_length_without_room_for_text_is_refused(tokenizers, kind, max_length)
 def test_a_missing_or_damaged_tokenizer_file_is_the_users_error(tmp_path: Path, kind, content):
     if content is not None:
         (tmp_path / "file").write_bytes(content)
-    with pytest.raises(InputError, match="tokenizer|SentencePiece"):
+    with pytest.raises(InputError, match=r"tokenizer|SentencePiece"):
         open_tokenizer(tmp_path, TokenizerSpec(kind=kind, file="file", pad_id=0))
 
 
@@ -239,7 +242,7 @@ def test_batches_are_a_partition_within_the_budget(lengths, budget, most):
 @given(lengths=lengths, budget=st.integers(1, 600), most=st.none() | st.integers(1, 10))
 def test_no_batch_could_have_taken_the_next_document(lengths, budget, most):
     batches = plan_batches(lengths, budget, most)
-    for batch, following in zip(batches, batches[1:], strict=False):
+    for batch, following in pairwise(batches):
         grown = len(batch) + 1
         too_many = most is not None and grown > most
         assert too_many or grown * lengths[following[0]] > budget

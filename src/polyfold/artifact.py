@@ -111,20 +111,23 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage about to run: all that decides its result, and so its folder's name."""
+    """A stage about to run: all that decides its result, and so its folder's name.
+
+    `parents` are the keys of the stages it builds on, so a whole plan is known before anything has run.
+    """
 
     kind: str
     name: str
     version: int
     spec: Mapping[str, Any]
-    parents: tuple[Artifact, ...] = ()
+    parents: tuple[str, ...] = ()
     inputs: Mapping[str, str] | None = None
 
     @property
     def key(self) -> str:
         """Sixteen hexadecimal digits over everything that decides the result."""
-        parents = [parent.manifest.key for parent in self.parents]
-        return digest_json([self.kind, self.version, dict(self.spec), parents, dict(self.inputs or {})])[:16]
+        parts = [self.kind, self.version, dict(self.spec), list(self.parents), dict(self.inputs or {})]
+        return digest_json(parts)[:16]
 
     def folder(self, root: Path) -> Path:
         """Where the result lies, finished or not."""
@@ -159,7 +162,7 @@ class Stage:
             key=self.key,
             stage_version=self.version,
             spec=dict(self.spec),
-            parents=tuple(parent.manifest.key for parent in self.parents),
+            parents=self.parents,
             inputs=dict(self.inputs or {}),
             files=files,
             info=dict(info),

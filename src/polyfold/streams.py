@@ -91,14 +91,20 @@ def open_rows(source: Path, kind: SourceFormat) -> Iterator[Rows]:
         return
     try:
         with source.open("rb") as file:
-            # A CSV record may span lines, so this is an estimate, for the progress bar alone.
-            total = sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))
-            file.seek(0)
-            yield _text_rows(file, name, kind, total)
+            yield _text_rows(file, name, kind, _count_lines(file))
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         if error.filename != str(source):
             raise
         raise InputError(f"cannot open it: {error.strerror}", file=name, hint="check the path") from None
+
+
+def _count_lines(file: BinaryIO) -> int:
+    """Lines of a file, for the progress bar alone: a CSV record may span several."""
+    lines, last = 0, b"\n"
+    while block := file.read(2**20):
+        lines, last = lines + block.count(b"\n"), block[-1:]
+    file.seek(0)
+    return lines + (last != b"\n")
 
 
 def _text_rows(file: BinaryIO, name: str, kind: SourceFormat, total: int | None) -> Rows:

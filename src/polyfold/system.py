@@ -78,8 +78,16 @@ def hardware(accelerator: str | None = None) -> Hardware:
 
 
 def peak_memory_mb() -> float:
-    """The largest resident size this process has had, in MB (1e6 bytes)."""
-    # Linux counts in KiB.
+    """The largest resident size this process has had, in MB (1e6 bytes).
+
+    Linux hands the peak of `getrusage` on to a started program, so a small child of a large parent would report
+    its parent's size; VmHWM belongs to this program alone.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 

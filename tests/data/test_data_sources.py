@@ -31,7 +31,7 @@ def test_a_csv_row_with_a_cell_too_many_is_named(tmp_path):
 def test_an_open_quote_in_csv_is_refused_with_its_row(tmp_path):
     error = refused(tmp_path, "a.csv", b'text,language\nfine,en\n"never closed,en\n')
     assert error.file == "a.csv"
-    assert error.row == 1
+    assert error.row == 2
     assert "not valid CSV" in error.problem
 
 
@@ -174,8 +174,8 @@ def test_a_hub_id_out_of_reach_is_an_input_error(tmp_path):
         "except InputError as error:\n    print(error)\n"
     )
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=offline, cwd=tmp_path)
-    assert done.returncode == 0
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=offline, cwd=tmp_path)
     assert "no data set of this name could be loaded from the hub" in done.stdout
 
 

@@ -18,7 +18,6 @@ def test_the_front_matter_holds_each_tasks_result_over_all_and_by_language(toy_r
     header = front_matter(model_card(FACTS, toy_report, row, TASKS))
     assert header["pipeline_tag"] == "text-classification"
     assert header["library_name"] == "polyfold"
-    # Norwegian's code is YAML's false; every language must stay a word.
     assert header["language"] == list(LANGUAGES)
     results = header["model-index"][0]["results"]
     assert len(results) == len(TASKS) * (1 + len(LANGUAGES))
@@ -29,6 +28,7 @@ def test_the_front_matter_holds_each_tasks_result_over_all_and_by_language(toy_r
 
 
 def test_the_code_for_norwegian_stays_a_word(toy_report):
+    # Bare, YAML reads it as false.
     facts = FACTS.model_copy(update={"languages": ("no", "en")})
     assert front_matter(model_card(facts, toy_report, toy_report.rows[1], TASKS))["language"] == ["no", "en"]
 

@@ -76,7 +76,9 @@ def test_plotly_stands_in_it_once_and_its_policy_names_exactly_the_scripts_it_ha
 def test_hostile_names_stay_text_in_the_page_and_in_the_plots(toy_report):
     hostile = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
     rows = tuple(
-        row.model_copy(update={"name": hostile, "notes": (hostile,)}) if row.name == "student" else row
+        row.model_copy(update={"name": hostile, "notes": (hostile,)})
+        if row.name == "teacher, trimmed and int8"
+        else row
         for row in toy_report.rows
     )
     page = html(Report(**{**dict(toy_report), "name": hostile, "rows": rows, "warnings": (hostile,)}))

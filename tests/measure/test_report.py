@@ -5,6 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from polyfold.errors import InputError
+from polyfold.measure.markdown import markdown
 from polyfold.measure.report import (
     QUALITY_FIELDS,
     SCHEMA_FILE,
@@ -113,3 +114,14 @@ def test_a_missing_or_broken_report_is_the_users_mistake(toy_report, tmp_path):
 def test_broken_gates_are_those_that_did_not_pass(toy_report):
     assert {gate.passed for gate in toy_report.gates} == {True, False}
     assert toy_report.broken_gates == tuple(gate for gate in toy_report.gates if gate.drop > gate.allowed_drop)
+
+
+def test_other_dense_shapes_may_be_timed_but_no_other_keys(toy_report):
+    speed = {"documents_per_second": 5.0}
+    row = Row(**RANDOM, speed={"8x64": speed})
+    timed = Report(**{**dict(toy_report), "rows": (*toy_report.rows[1:], row), "speed_baseline": None})
+    jsonschema.validate(as_json(timed), schema())
+    assert "dense 8 × 64" in markdown(timed)
+    for key in ("8x", "fast", "real_texts"):
+        with pytest.raises(ValidationError):
+            Row(**RANDOM, speed={key: speed})

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from conftest import TOY_TASKS, toy_graph, write_toy_folder
 
 from polyfold.artifact import read_config
 from polyfold.errors import InputError
 from polyfold.runtimes.onnxruntime import open_onnxruntime
 from polyfold.runtimes.session import SessionSpec
+from toys import TOY_TASKS, toy_graph, write_toy_folder
 
 IDS = np.array([[0, 7, 9, 2], [0, 8, 2, 1]])
 MASK = np.array([[1, 1, 1, 1], [1, 1, 1, 0]])

@@ -4,13 +4,13 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import TOY_TASKS, toy_graph, write_toy_folder
 
 from polyfold.artifact import read_config
 from polyfold.errors import InputError, MissingExtra
 from polyfold.runtimes.onnxruntime import open_onnxruntime
 from polyfold.runtimes.openvino import open_openvino
 from polyfold.runtimes.session import SessionSpec
+from toys import TOY_TASKS, toy_graph, write_toy_folder
 
 RANDOM = np.random.default_rng(3)
 IDS = RANDOM.integers(4, 204, (12, 9))

@@ -250,9 +250,11 @@ def _trim_sentencepiece(model: Any, spec: TokenizerSpec, rows: np.ndarray) -> by
     positions = {int(old): new for new, old in enumerate(pieces)}
     trimmed = type(model)()
     trimmed.CopyFrom(model)
-    # A model may carry sample sentences with their pieces, which the library checks when it loads: they are true
-    # of the full vocabulary only. The packaged schema does not know that field.
+    # A model may carry sample sentences with their pieces, which some releases of the library check when they
+    # load it: they are true of the full vocabulary only. Not every release's schema knows that field.
     trimmed.DiscardUnknownFields()
+    if "self_test_data" in trimmed.DESCRIPTOR.fields_by_name:
+        trimmed.ClearField("self_test_data")
     trimmed.ClearField("pieces")
     trimmed.pieces.extend(model.pieces[int(old)] for old in pieces)
     trainer = trimmed.trainer_spec

@@ -37,6 +37,21 @@ class Documents:
             {name: values[indices] for name, values in self.labels.items()},
         )
 
+    def followed_by(self, others: "Documents", tasks: Sequence[Task]) -> "Documents":
+        """These documents, then others that carry no label for any task."""
+        labels = {}
+        for task in tasks:
+            own = self.labels[task.name]
+            empty = np.full((len(others), *own.shape[1:]), NOT_LABELLED, dtype=own.dtype)
+            labels[task.name] = np.concatenate([own, empty])
+        return Documents(
+            [*self.ids, *others.ids],
+            [*self.texts, *others.texts],
+            [*self.languages, *others.languages],
+            [*self.groups, *others.groups],
+            labels,
+        )
+
     def labelled(self, task: Task) -> np.ndarray:
         """Which documents carry a label for this task: bool [n]."""
         values = self.labels[task.name]
@@ -53,6 +68,7 @@ class Dataset:
     test: Documents
     unlabelled: Documents
     fingerprint: str
+    max_length: int = 128
 
     def split(self, name: str) -> Documents:
         """`train`, `dev`, `test` or `unlabelled` by name."""

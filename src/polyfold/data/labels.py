@@ -151,7 +151,7 @@ def _multi_label(task: TaskSpec, part: Part) -> pa.Array:
         raise _wrong(task, part, first(filled), f"a list of {kind_of(inner).removeprefix('a ')}s")
     flat = pc.list_flatten(column)
     if not pa.types.is_dictionary(inner):
-        check_utf8(part, task.source, flat)
+        check_utf8(part, task.source, flat, pc.list_parent_indices(column))
     values = flat.cast(TEXT)
     bad = first(pc.or_kleene(pc.is_null(values), pc.equal(pc.utf8_trim_whitespace(values), "")))
     if bad is not None:

@@ -56,19 +56,24 @@ def input_files(spec: DataSpec, base: Path) -> dict[str, str]:
     return files if spec.unlabelled is None else files | digest_source(spec.unlabelled.path, base)
 
 
-def prepare(spec: DataSpec, base: Path, root: Path, seed: int) -> Artifact:
-    """The prepared data's folder under `root`, reused where an earlier run left it.
-
-    Relative paths in the spec start at `base`. Raises InputError, with nothing written, for anything in the
-    data that cannot be used.
-    """
-    stage = Stage(
+def data_stage(spec: DataSpec, base: Path, seed: int) -> Stage:
+    """The stage that `prepare` runs; its key covers the spec, the seed and every file's digest."""
+    return Stage(
         kind="data",
         name="data",
         version=STAGE_VERSION,
         spec={**spec.model_dump(mode="json"), "seed": seed},
         inputs=input_files(spec, base),
     )
+
+
+def prepare(spec: DataSpec, base: Path, root: Path, seed: int) -> Artifact:
+    """The prepared data's folder under `root`, reused where an earlier run left it.
+
+    Relative paths in the spec start at `base`. Raises InputError, with nothing written, for anything in the
+    data that cannot be used.
+    """
+    stage = data_stage(spec, base, seed)
     done = stage.finished(root)
     if done is not None:
         return done
@@ -89,6 +94,7 @@ def load_dataset(artifact: Artifact) -> Dataset:
         test=_read_split(artifact.path, "test", tasks),
         unlabelled=_read_split(artifact.path, UNLABELLED, ()),
         fingerprint=digest_json(files),
+        max_length=int(artifact.manifest.spec["max_length"]),
     )
 
 

@@ -110,6 +110,9 @@ def raw_column(part: Part, name: str) -> pa.Array:
         problem = f"there is no such column{nearest(name, part.names)}"
         raise InputError(problem, file=part.file, key=name, hint=f"columns of this file: {shown}")
     column = part.table[name].combine_chunks()
+    if pa.types.is_list_view(column.type) or pa.types.is_large_list_view(column.type):
+        # Arrow 26 casts list views to wrong lists; they are rare enough to go through Python.
+        return pa.array(column.to_pylist(), pa.list_(column.type.value_type))
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
@@ -131,12 +134,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 def is_list(kind: pa.DataType) -> bool:
     """Whether an Arrow type holds lists."""
-    return bool(
-        pa.types.is_list(kind)
-        or pa.types.is_large_list(kind)
-        or pa.types.is_fixed_size_list(kind)
-        or pa.types.is_list_view(kind)
-    )
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def text_column(part: Part, name: str, whole_numbers: bool = False) -> pa.Array:
@@ -157,15 +155,17 @@ def text_column(part: Part, name: str, whole_numbers: bool = False) -> pa.Array:
     return column.cast(TEXT)
 
 
-def check_utf8(part: Part, name: str, column: pa.Array) -> None:
-    """Parquet files may carry bytes that are not UTF-8 in string columns: name the first such row."""
+def check_utf8(part: Part, name: str, column: pa.Array, rows: pa.Array | None = None) -> None:
+    """Parquet files may carry bytes that are not UTF-8 in string columns: name the first such row.
+
+    `rows` gives the row (from 0) of each value, where the values come out of lists.
+    """
     try:
         column.validate(full=True)
         return
     except pa.ArrowInvalid:
-        # A string view has no cast to bytes without the check that just failed, so this reads cell by cell.
         cells = column.cast(pa.large_string(), safe=False) if not pa.types.is_large_string(column.type) else column
-    for row, cell in enumerate(cells.view(pa.large_binary()), start=1):
+    for index, cell in enumerate(cells.view(pa.large_binary())):
         value = cell.as_py()
         try:
             (value or b"").decode("utf8")
@@ -173,10 +173,11 @@ def check_utf8(part: Part, name: str, column: pa.Array) -> None:
             raise InputError(
                 f"invalid UTF-8 at byte {error.start} of this cell",
                 file=part.file,
-                row=row,
+                row=1 + (index if rows is None else rows[index].as_py()),
                 key=name,
                 hint="write the file again with UTF-8 text",
             ) from None
+    raise InputError("damaged column", file=part.file, key=name, hint="write the file again")
 
 
 def _prefixed(prefix: str, names: pa.Array) -> pa.Array:

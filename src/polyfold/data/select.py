@@ -24,6 +24,7 @@ class Notes:
     warnings: list[str] = field(default_factory=list)
 
     def frozen(self) -> Preparation:
+        """As it is written beside the data."""
         return Preparation(**self.counts, warnings=tuple(self.warnings))
 
 
@@ -33,6 +34,7 @@ def normalised(texts: pa.Array) -> pa.Array:
 
 
 def in_languages(rows: Rows, languages: tuple[str, ...], key: str | None) -> Rows:
+    """The rows in these languages; InputError lists the languages there are where none is."""
     column = rows.column("language")
     present = pc.unique(column).to_pylist()
     kept = rows.keep(pc.is_in(column, value_set=pa.array(languages, TEXT)))
@@ -47,6 +49,7 @@ def in_languages(rows: Rows, languages: tuple[str, ...], key: str | None) -> Row
 
 
 def drop_empty(rows: Rows, what: str, notes: Notes) -> Rows:
+    """The rows that have a text; how many had none is counted and warned of."""
     empty = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(rows.column("text"), "")), "")
     index = first(empty)
     if index is None:

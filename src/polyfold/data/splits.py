@@ -65,7 +65,17 @@ def make_splits(
     start = np.random.default_rng(seed % 2**64).random()
     limits = np.cumsum(list(fractions.values()))[:-1] / sum(fractions.values())
     assigned[rest] = np.searchsorted(limits, (start + np.arange(len(rest)) * GOLDEN) % 1.0, side="right")
+    _fill_empty(assigned, order, len(fractions))
     return assigned[of_row]
+
+
+def _fill_empty(assigned: np.ndarray, order: np.ndarray, splits: int) -> None:
+    """A handful of groups may leave a split empty: it gets the group with the commonest labels of the fullest."""
+    for split in range(splits):
+        counts = np.bincount(assigned, minlength=splits)
+        if counts[split] == 0:
+            fullest = order[assigned[order] == counts.argmax()]
+            assigned[fullest[-1]] = split
 
 
 def _traits(

@@ -1,4 +1,4 @@
-"""How good a model's logits are on labelled documents, and the calibration that is fitted on dev."""
+"""How good a model's logits are on labelled documents."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -81,15 +81,6 @@ def score(tasks: Sequence[Task], documents: Documents, logits: Logits, seed: int
     )
 
 
-def calibrate(tasks: Sequence[Task], dev_documents: Documents, logits: Logits) -> tuple[Task, ...]:
-    """The same tasks with a temperature and, for multi-label ones, thresholds fitted on dev; never on test.
-
-    The temperature comes first, since thresholds apply to calibrated probabilities. A task without labelled dev
-    documents keeps what it had.
-    """
-    return tuple(_calibrated(task, dev_documents, logits[task.name]) for task in tasks)
-
-
 def label_agreement(tasks: Sequence[Task], first: Logits, second: Logits) -> Agreement:
     """Percent of decisions in which two models agree over all documents, labelled or not.
 
@@ -108,18 +99,6 @@ def label_agreement(tasks: Sequence[Task], first: Logits, second: Logits) -> Agr
             task.name: metrics.positives_percent(decided[task.name][0]) for task in tasks if task.multi_label
         },
     )
-
-
-def _calibrated(task: Task, documents: Documents, logits: np.ndarray) -> Task:
-    rows = documents.labelled(task)
-    if not rows.any():
-        return task
-    truth = documents.labels[task.name][rows]
-    warm = task.model_copy(update={"temperature": metrics.fit_temperature(task, logits[rows], truth)})
-    if not task.multi_label:
-        return warm
-    thresholds = metrics.tune_thresholds(task, warm.probabilities(logits[rows]), truth)
-    return warm.model_copy(update={"thresholds": thresholds})
 
 
 def _languages(documents: Documents, task: Task) -> np.ndarray:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from polyfold.measure.markdown import escape
 from polyfold.measure.report import Report, Row
-from polyfold.measure.tables import SPEED_KEYS, figure, points
+from polyfold.measure.tables import figure, points, speed_keys, speed_title
 from polyfold.tasks import Task
 
 CARD = "README.md"
@@ -141,10 +141,10 @@ def _results(report: Report, row: Row) -> Iterator[str]:
         loss = f"{row.degradation_percent:.2f} % (mean relative loss of macro-F1)"
         yield f"Degradation against {escape(report.quality_baseline)}: {loss}."
         yield ""
-    for key, title in SPEED_KEYS.items():
+    for key in speed_keys(report):
         if key in row.speed:
             speedup = f", {figure(row.speedup[key])}x the speed baseline" if key in row.speedup else ""
-            yield f"- {title}: {figure(row.speed[key].documents_per_second)} documents/s{speedup}"
+            yield f"- {speed_title(key)}: {figure(row.speed[key].documents_per_second)} documents/s{speedup}"
     if row.speed:
         yield ""
         yield f"Measured on {escape(report.hardware.processor)}, {report.hardware.cores} cores."

@@ -9,8 +9,6 @@ from pathlib import Path
 from polyfold.errors import InputError
 from polyfold.system import peak_memory_mb
 
-STATUS = Path("/proc/self/status")
-
 
 def predicting_memory_mb(
     folder: Path, texts: Sequence[str], *, threads: int | None = None, bf16: bool = False
@@ -28,26 +26,13 @@ def predicting_memory_mb(
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 
-def own_peak_mb() -> float:
-    """This process's largest resident size, in MB.
-
-    Linux hands the peak of `getrusage` on to a started program, so a small child of a large parent would report
-    its parent's size; VmHWM belongs to this program alone.
-    """
-    if STATUS.exists():
-        for line in STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e6
-    return peak_memory_mb()
-
-
 def _main() -> None:
     from polyfold.predictor import Predictor
 
     order = json.load(sys.stdin)
     predictor = Predictor.open(order["folder"], threads=order["threads"], bf16=order["bf16"])
     predictor.predict(order["texts"])
-    sys.stdout.write(json.dumps(own_peak_mb()) + "\n")
+    sys.stdout.write(json.dumps(peak_memory_mb()) + "\n")
 
 
 if __name__ == "__main__":

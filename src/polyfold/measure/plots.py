@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from polyfold.measure.report import Report, Row
-from polyfold.measure.tables import SPEED_KEYS, compared, tasks_of
+from polyfold.measure.tables import compared, speed_title, tasks_of
 from polyfold.measure.verdicts import best_int8, headline_speed_key, lineage
 
 # Readable on white and on near-black alike, and apart for the usual forms of colour blindness.
@@ -67,7 +67,7 @@ def _speed_against_quality(report: Report) -> Iterator[Figure]:
         )
     layout: dict[str, Any] = {
         "xaxis": _log_axis([row.speed[key].documents_per_second for row in report.rows if key in row.speed])
-        | {"title": {"text": f"documents per second, {SPEED_KEYS[key]}"}},
+        | {"title": {"text": f"documents per second, {speed_title(key)}"}},
         "yaxis": {"title": {"text": "mean macro-F1 × 100"}},
         "shapes": [line["shape"] for line in lines],
         "annotations": [line["annotation"] for line in lines],

@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    StringConstraints,
     ValidationError,
     model_serializer,
     model_validator,
@@ -23,7 +24,8 @@ from polyfold.tasks import Kind
 REPORT, MARKDOWN, HTML = "report.json", "report.md", "report.html"
 SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
 
-SpeedKey = Literal["32x128", "1x128", "real_text", "real_text_vs_padded_128"]
+SpeedKey = Annotated[str, StringConstraints(pattern=r"^([0-9]+x[0-9]+|real_text|real_text_vs_padded_128)$")]
+"""What was timed: a dense shape (documents x tokens, any that the recipe asks for) or real texts."""
 
 QUALITY_FIELDS = (
     "test_documents", "macro_f1", "macro_f1_ci95", "macro_f1_by_language", "f1_by_label", "calibration_error",
@@ -45,7 +47,7 @@ class _Part(BaseModel):
 
 
 class Speed(_Part):
-    """Throughput, and the latency of one batch of the key's shape."""
+    """Throughput, and the latency of one call: a batch of a dense shape, or one real text."""
 
     documents_per_second: float = Field(gt=0.0)
     latency_ms_p50: float | None = Field(default=None, ge=0.0)

@@ -8,9 +8,7 @@ from polyfold.measure.verdicts import best_int8, int8_rows
 
 ABSENT = "–"
 
-SPEED_KEYS: dict[SpeedKey, str] = {
-    "32x128": "dense 32 × 128",
-    "1x128": "dense 1 × 128",
+REAL_TEXT_TITLES = {
     "real_text": "real texts",
     "real_text_vs_padded_128": "real texts, baseline padded to 128",
 }
@@ -70,6 +68,18 @@ def figure(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:.3g}"
 
 
+def speed_title(key: SpeedKey) -> str:
+    """A speed key in words."""
+    return REAL_TEXT_TITLES.get(key) or f"dense {key.replace('x', ' × ')}"
+
+
+def speed_keys(report: Report) -> tuple[SpeedKey, ...]:
+    """Every key that some row has: dense shapes from the largest batch down, then real texts."""
+    found = {key for row in report.rows for key in row.speed}
+    shapes = sorted(found - set(REAL_TEXT_TITLES), key=lambda key: [-int(side) for side in key.split("x")])
+    return (*shapes, *(key for key in REAL_TEXT_TITLES if key in found))
+
+
 def quality(report: Report) -> Table:
     tasks = tasks_of(report)
 
@@ -101,7 +111,7 @@ def quality(report: Report) -> Table:
 
 
 def throughput(report: Report) -> Table:
-    keys = [key for key in SPEED_KEYS if any(key in row.speed for row in report.rows)]
+    keys = speed_keys(report)
 
     def cell(row: Row, key: SpeedKey) -> str:
         if key not in row.speed:
@@ -112,7 +122,7 @@ def throughput(report: Report) -> Table:
     return _by_row(
         report,
         "Throughput",
-        tuple(SPEED_KEYS[key] for key in keys),
+        tuple(speed_title(key) for key in keys),
         lambda row: tuple(cell(row, key) for key in keys),
         note="Documents per second, and in brackets the speed-up over the speed baseline in the same run. "
         "Against a baseline that pads to 128 tokens, most of the speed-up on short texts is padding.",
@@ -120,7 +130,7 @@ def throughput(report: Report) -> Table:
 
 
 def latency(report: Report) -> Table:
-    keys = [key for key in SPEED_KEYS if any(_has_latency(row, key) for row in report.rows)]
+    keys = [key for key in speed_keys(report) if any(_has_latency(row, key) for row in report.rows)]
 
     def cell(row: Row, key: SpeedKey) -> str:
         if not _has_latency(row, key):
@@ -130,9 +140,9 @@ def latency(report: Report) -> Table:
     return _by_row(
         report,
         "Latency",
-        tuple(SPEED_KEYS[key] for key in keys),
+        tuple(speed_title(key) for key in keys),
         lambda row: tuple(cell(row, key) for key in keys),
-        note="Milliseconds per batch, p50 / p99.",
+        note="Milliseconds, p50 / p99: of one batch for the dense shapes, of one text for real texts.",
     )
 
 
@@ -294,9 +304,9 @@ def headline(report: Report) -> list[tuple[str, str]]:
     found.append((f"mean macro-F1 × 100, {best.name} (best int8 row)", points(best.mean_macro_f1)))
     if best.degradation_percent is not None:
         found.append((f"degradation, {best.name}", f"{best.degradation_percent:.2f} %"))
-    for key, title in SPEED_KEYS.items():
+    for key in speed_keys(report):
         if key in best.speedup:
-            found.append((f"speed-up, {title}", f"{figure(best.speedup[key])}×"))
+            found.append((f"speed-up, {speed_title(key)}", f"{figure(best.speedup[key])}×"))
     if best.size_mb is not None:
         found.append((f"on disk, {best.name}", f"{figure(best.size_mb)} MB"))
     return found

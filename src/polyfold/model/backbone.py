@@ -6,20 +6,23 @@ the case study's classifiers are; the embedded encoder pools by itself.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from polyfold.errors import InputError
 from polyfold.model import use_multilingual
-from polyfold.text import TokenizerSpec
+from polyfold.text import TokenizerSpec, open_tokenizer
 
 TOKENIZER_JSON = "tokenizer.json"
+NO_LIMIT = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "batch hidden"]:
         """The last layer's state of the first token."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return states[:, 0]  # type: ignore[no-any-return]
+        return states[:, 0]
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,20 @@ def use_backbone(module: use_multilingual.UseMultilingual, tokenizer: TokenizerS
     )
 
 
+def token_lengths(name: str, texts: Mapping[str, Sequence[str]], base: Path) -> dict[str, np.ndarray]:
+    """Tokens of every text by split (int64 [n], specials included), by this backbone's tokenizer; no weights."""
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        if name == use_multilingual.FAMILY:
+            spec = use_multilingual.copy_tokenizer(folder)
+        else:
+            source = _source(name, base)
+            _copy_tokenizer_json(source, folder, _auto_config(source, name).model_type)
+            spec = TokenizerSpec(kind="tokenizers", file=TOKENIZER_JSON, pad_id=0)
+        tokenizer = open_tokenizer(folder, spec)
+        return {split: tokenizer.encode(list(some), NO_LIMIT).lengths for split, some in texts.items()}
+
+
 def rebuild(family: str, config: Mapping[str, Any]) -> nn.Module:
     """The encoder of a saved configuration, its weights still to be loaded."""
     if family == use_multilingual.FAMILY:
@@ -142,16 +159,24 @@ def replace_embedding(module: nn.Module, table: Float[Tensor, "vocab hidden"], p
         module.config = module.config.model_copy(update={"vocab_size": rows})
         return
     assert isinstance(module, Transformer)
-    fresh.padding_idx = pad_id
+    if module.encoder.config.pad_token_id is not None:  # type: ignore[union-attr]
+        fresh.padding_idx = pad_id
+        module.encoder.config.pad_token_id = pad_id  # type: ignore[union-attr]
     module.encoder.set_input_embeddings(fresh)  # type: ignore[operator]
     module.encoder.config.vocab_size = rows  # type: ignore[union-attr]
+
+
+def prefer_plain_attention(module: nn.Module) -> None:
+    """Spell attention out as matrix products and a softmax: quantizers and exporters must see each of them."""
+    if isinstance(module, Transformer):
+        module.encoder.set_attn_implementation("eager")  # type: ignore[operator]
 
 
 def resized(backbone: Backbone, tokenizer: TokenizerSpec) -> Backbone:
     """The same backbone described anew after its table and tokenizer were replaced."""
     rows = token_embedding(backbone.module).num_embeddings
     config = {**backbone.config, "vocab_size": rows}
-    if backbone.family != use_multilingual.FAMILY:
+    if config.get("pad_token_id") is not None:
         config["pad_token_id"] = tokenizer.pad_id
     return Backbone(
         backbone.family, backbone.module, backbone.width, config, tokenizer, backbone.max_length, backbone.weights

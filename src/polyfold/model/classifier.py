@@ -1,5 +1,6 @@
 """The multi-task classifier: one encoder, one linear head a task; saved and loaded as a model folder."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +11,11 @@ from jaxtyping import Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from polyfold.artifact import CONFIG, ModelConfig, read_config, write_config
+from polyfold.artifact import CONFIG, ModelConfig, read_config, write_atomically, write_config
 from polyfold.batch import Outputs
 from polyfold.errors import InputError
 from polyfold.model.backbone import Backbone, Transformer, rebuild, token_embedding
+from polyfold.model.quantized import HOOKS, QUANTIZERS_FILE, quantizer_config, restore_quantizers
 from polyfold.tasks import Task
 
 WEIGHTS_FILE = "model.safetensors"
@@ -51,13 +53,13 @@ class Model:
     @property
     def parameters(self) -> int:
         """All parameters."""
-        return sum(parameter.numel() for parameter in self.classifier.parameters())
+        return sum(own_parameters(self.classifier).values())
 
     @property
     def trunk_parameters(self) -> int:
         """Parameters of the encoder without its token-embedding table."""
-        encoder = sum(parameter.numel() for parameter in self.backbone.module.parameters())
-        return encoder - token_embedding(self.backbone.module).weight.numel()
+        encoder = sum(own_parameters(self.classifier.encoder).values())
+        return encoder - token_embedding(self.classifier.encoder).weight.numel()
 
 
 def new_classifier(backbone: Backbone, tasks: Sequence[Task], max_length: int, seed: int) -> Model:
@@ -80,13 +82,18 @@ def save_model(model: Model, folder: Path, source: Path, precision: str = "fp32"
     `source` is the folder that holds the tokenizer file (it may be `folder`).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {outer_name(name, model.classifier.encoder): value.contiguous() for name, value in model.classifier.state_dict().items()}
+    encoder = model.classifier.encoder
+    state = {
+        outer_name(name, encoder): value.contiguous() for name, value in model.classifier.state_dict().items()
+    }
     draft = folder / f".{WEIGHTS_FILE}.tmp"
     save_file(state, draft, metadata={"format": "pt"})
     draft.replace(folder / WEIGHTS_FILE)
     if source != folder:
         name = model.backbone.tokenizer.file
         (folder / name).write_bytes((source / name).read_bytes())
+    if precision == "int8":
+        write_atomically(folder / QUANTIZERS_FILE, json.dumps(quantizer_config(model.classifier)).encode())
     config = model_config(model, "torch", precision, WEIGHTS_FILE)
     extra = {**model.backbone.config, "model_type": model.backbone.family}
     write_config(folder, config, model.tasks, extra)
@@ -111,8 +118,6 @@ def model_config(
 
 def load_model(folder: Path) -> Model:
     """Read a torch model folder back; InputError where it is damaged or of another runtime."""
-    import json
-
     config, tasks = read_config(folder)
     if config.runtime != "torch":
         raise InputError(f"a '{config.runtime}' export holds no torch weights", file=folder)
@@ -129,9 +134,16 @@ def load_model(folder: Path) -> Model:
         weights=config.weights,
     )
     classifier = Classifier(encoder, width, tasks)
+    if (folder / QUANTIZERS_FILE).is_file():
+        classifier = restore_quantizers(classifier, json.loads((folder / QUANTIZERS_FILE).read_bytes()))
     state = {inner_name(name, encoder): value for name, value in load_file(folder / config.file).items()}
     classifier.load_state_dict(state)
     return Model(classifier.eval(), tasks, backbone, config.max_length)
+
+
+def own_parameters(module: nn.Module) -> dict[str, int]:
+    """Sizes of the model's own parameters by name; the quantizers' ranges are not the model's."""
+    return {name: value.numel() for name, value in module.named_parameters() if HOOKS not in name}
 
 
 def _prefix(encoder: nn.Module) -> str:
@@ -146,4 +158,4 @@ def outer_name(name: str, encoder: nn.Module) -> str:
 
 def inner_name(name: str, encoder: nn.Module) -> str:
     """The key on disk to our attribute path."""
-    return name if name.startswith("heads.") else _prefix(encoder) + name
+    return name if name.startswith(("heads.", HOOKS)) else _prefix(encoder) + name

@@ -93,9 +93,7 @@ class UseMultilingual(nn.Module):
         mask = attention_mask.to(embedded.dtype)
         projected = self.projection_norm(self.projection(embedded)).transpose(1, 2)
         parts = projected.split(self.config.branch_width, dim=1)
-        convolved = [
-            branch(part, mask.unsqueeze(1)) for branch, part in zip(self.branches, parts, strict=True)
-        ]
+        convolved = [branch(part, mask.unsqueeze(1)) for branch, part in zip(self.branches, parts, strict=True)]
         features = self.feature_norm(torch.cat([embedded, torch.cat(convolved, dim=1).transpose(1, 2)], dim=2))
         # The output projection is linear, so it is applied once to the sum and not to every token; the numpy
         # original divides by the square root of the length, as the published encoder does.

@@ -29,7 +29,11 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, best: Mapping[str, Tensor]
+    folder: Path,
+    progress: Progress,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    best: Mapping[str, Tensor],
 ) -> None:
     """Write a new checkpoint beside the old one, then remove the old: one is complete at every moment."""
     name = f"epoch{progress.epoch:04d}-step{progress.step:07d}"

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from polyfold.artifact import Artifact, digest_json, write_atomically
 from polyfold.batch import Batch
-from polyfold.console import progress_bar
 from polyfold.data.batches import EncodedDocuments, encode
 from polyfold.data.dataset import Documents
 from polyfold.errors import InputError
 from polyfold.model.classifier import Model, load_model
 from polyfold.tasks import Task
-from polyfold.text import open_tokenizer, pad, plan_batches
+from polyfold.text import open_tokenizer
+from polyfold.train.evaluate import predict_logits
 
 
 class Teacher(Protocol):
@@ -59,9 +59,7 @@ class CachedTeacher:
     def __init__(self, path: Path) -> None:
         with pa.memory_map(str(path)) as source:
             table = pa.ipc.open_file(source).read_all()
-        self._logits = {
-            name: torch.from_numpy(_matrix(table.column(name)).copy()) for name in table.column_names
-        }
+        self._logits = {name: torch.from_numpy(_matrix(table.column(name)).copy()) for name in table.column_names}
 
     def __call__(self, batch: Batch) -> Mapping[str, Tensor]:
         """The stored logits of the batch's documents."""
@@ -91,28 +89,6 @@ def open_cached_teacher(artifacts: Sequence[Artifact], documents: Documents, fol
     return CachedTeacher(path)
 
 
-def predict_logits(
-    model: Model, encoded: EncodedDocuments, token_budget: int = 8192, label: str | None = None
-) -> dict[str, np.ndarray]:
-    """Logits by task over a whole split, float32 [n, labels], in the documents' own order."""
-    logits = {task.name: np.zeros((len(encoded), len(task.labels)), dtype=np.float32) for task in model.tasks}
-    device = next(model.classifier.parameters()).device
-    was_training = model.classifier.training
-    model.classifier.eval()
-    batches = plan_batches(encoded.encoding.lengths, token_budget)
-    with torch.inference_mode(), progress_bar(label or "predict", len(batches)) as bar:
-        for indices in batches:
-            input_ids, mask = pad([encoded.encoding.ids[i] for i in indices], encoded.pad_id)
-            outputs = model.classifier(
-                torch.from_numpy(input_ids).to(device), torch.from_numpy(mask).to(device)
-            )
-            for name, values in outputs.logits.items():
-                logits[name][indices] = values.float().cpu().numpy()
-            bar.advance()
-    model.classifier.train(was_training)
-    return logits
-
-
 def require_tasks(teacher_tasks: Sequence[Task], tasks: Sequence[Task]) -> None:
     """A teacher's labels must be the student's, by name and order; InputError names the first that differs."""
     own = {task.name: task for task in tasks}
@@ -131,7 +107,8 @@ def _write_cache(path: Path, artifacts: Sequence[Artifact], documents: Documents
         model = load_model(artifact.path)
         tokenizer = open_tokenizer(artifact.path, model.backbone.tokenizer)
         encoded = encode(documents, tokenizer, model.max_length)
-        for name, values in predict_logits(model, encoded, label=f"teacher {artifact.manifest.name}").items():
+        label = f"{artifact.manifest.name} answers"
+        for name, values in predict_logits(model.classifier, model.tasks, encoded, label).items():
             columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
     sink = pa.BufferOutputStream()
     table = pa.table(columns)

@@ -1,0 +1,240 @@
+"""The command line. Each command imports what it needs when it runs, so that `polyfold --help` starts at once."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from polyfold import __version__
+from polyfold.console import note, stderr
+from polyfold.errors import InputError
+from polyfold.system import telemetry_off
+
+app = typer.Typer(
+    name="polyfold",
+    help="Fold many languages and many classification tasks into one small, fast int8 model.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Look at the data before training on it.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")]
+Changes = Annotated[
+    Optional[list[str]],  # noqa: UP045  (typer reads the annotation itself)
+    typer.Option("--set", help="Change a key of the recipe: a.b=value (repeatable).", metavar="A.B=VALUE"),
+]
+OutDir = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--out", help="Where everything goes [default: runs/NAME].", metavar="DIR"),
+]
+
+
+@app.command(epilog="Example: polyfold run recipes/demo.yaml --set seed=1 --out runs/seed1")
+def run(
+    recipe: RecipePath,
+    changes: Changes = None,
+    out: OutDir = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show which stages would run, and stop.")] = False,
+) -> None:
+    """Train, distil, compress, export and measure; resumes where an earlier run was interrupted."""
+    from polyfold.pipeline import plan
+    from polyfold.pipeline import run as run_pipeline
+    from polyfold.recipe import load_recipe
+
+    loaded = load_recipe(recipe, changes or [])
+    root = out or Path("runs") / loaded.name
+    if dry_run:
+        from polyfold.estimate import render_plan
+
+        stderr().print(render_plan(plan(loaded, recipe.parent), loaded, root))
+        return
+    report = run_pipeline(loaded, recipe.parent, root)
+    note(f"\nreport: {root / 'report.html'} (also report.md and report.json)")
+    if report.broken_gates:
+        from polyfold.measure.gates import sentence
+
+        for gate in report.broken_gates:
+            stderr().print(f"gate broken: {sentence(gate)}", style="red", markup=False)
+        raise typer.Exit(1)
+
+
+@data_app.command("check", epilog="Example: polyfold data check recipes/demo.yaml --json check.json")
+def data_check(
+    recipe: RecipePath,
+    changes: Changes = None,
+    out: OutDir = None,
+    json_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--json", help="Write the counts as JSON too.", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Count labels by task and language, lengths, duplicates, empties and leaks."""
+    from rich.console import Console
+
+    from polyfold.artifact import write_atomically
+    from polyfold.data.check import check, render
+    from polyfold.data.prepare import load_dataset, load_preparation, prepare
+    from polyfold.model.backbone import token_lengths
+    from polyfold.recipe import load_recipe
+
+    loaded = load_recipe(recipe, changes or [])
+    root = out or Path("runs") / loaded.name
+    artifact = prepare(loaded.data, recipe.parent, root, loaded.seed)
+    data = load_dataset(artifact)
+    splits = {name: data.split(name).texts for name in ("train", "dev", "test")}
+    lengths = token_lengths(loaded.teacher.backbone, splits, recipe.parent)
+    found = check(data, load_preparation(artifact), lengths)
+    Console().print(render(found))
+    if json_file is not None:
+        write_atomically(json_file, found.model_dump_json(indent=2).encode())
+
+
+@app.command(
+    epilog="Examples: polyfold predict runs/demo/teacher.int8_qat.openvino-* texts.csv --out labels.csv;  "
+    "echo 'Where is my parcel?' | polyfold predict MODEL -"
+)
+def predict(
+    model: Annotated[Path, typer.Argument(help="A model folder.", metavar="MODEL")],
+    source: Annotated[str, typer.Argument(help="A CSV, JSONL, Parquet or text file; - for standard input.")] = "-",
+    out: Annotated[str, typer.Option("--out", help="A CSV, JSONL or Parquet file; - for standard output.")] = "-",
+    text: Annotated[str, typer.Option(help="The column with the texts.")] = "text",
+    id_column: Annotated[Optional[str], typer.Option("--id", help="The column with ids.")] = None,  # noqa: UP045
+    source_format: Annotated[Optional[str], typer.Option("--from", help="csv, jsonl, parquet or text.")] = None,  # noqa: UP045
+    target_format: Annotated[Optional[str], typer.Option("--to", help="csv, jsonl or parquet.")] = None,  # noqa: UP045
+    tasks: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--task", help="Only this task (repeatable)."),
+    ] = None,
+    thresholds: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--threshold", help="task=0.4 or task:label=0.4 (repeatable).", metavar="TASK[:LABEL]=VALUE"),
+    ] = None,
+    probabilities: Annotated[bool, typer.Option(help="A column a label with its probability.")] = False,
+    keep: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--keep", help="Copy this input column; 'all' for every one."),
+    ] = None,
+    include_text: Annotated[bool, typer.Option("--include-text", help="Copy the texts into the result.")] = False,
+    threads: Annotated[Optional[int], typer.Option(help="Processor threads.")] = None,  # noqa: UP045
+    bf16: Annotated[bool, typer.Option("--bf16", help="OpenVINO: bfloat16 for what is not int8.")] = False,
+) -> None:
+    """Label a file of texts, in input order, with flat memory."""
+    from polyfold.bulk import BulkSpec, predict_file
+    from polyfold.predictor import Predictor
+
+    spec = BulkSpec.model_validate(
+        {
+            "text": text,
+            "id": id_column,
+            "source_format": source_format,
+            "target_format": target_format,
+            "tasks": tuple(tasks) if tasks else None,
+            "thresholds": _thresholds(thresholds or []),
+            "probabilities": probabilities,
+            "include_text": include_text,
+            "keep": "all" if keep == ["all"] else tuple(keep or ()),
+        }
+    )
+    predictor = Predictor.open(model, threads=threads, bf16=bf16)
+    summary = predict_file(
+        predictor, "-" if source == "-" else Path(source), "-" if out == "-" else Path(out), spec
+    )
+    note(
+        f"{summary.documents:,} documents in {summary.seconds:.1f} s ({summary.documents_per_second:,.0f} a second); "
+        f"{summary.truncated:,} were longer than the model reads and were cut"
+    )
+
+
+@app.command(epilog="Example: polyfold report runs/demo")
+def report(folder: Annotated[Path, typer.Argument(help="A run's folder.", metavar="DIR")]) -> None:
+    """Draw report.md and report.html again from report.json, and print the tables."""
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from polyfold.measure.report import load_report, write_report
+
+    write_report(load_report(folder), folder)
+    Console().print(Markdown((folder / "report.md").read_text(encoding="utf8")))
+    note(f"report: {folder / 'report.html'}")
+
+
+@app.command(epilog="Example: polyfold clean runs/demo --keep-recipe recipes/demo.yaml --yes")
+def clean(
+    folder: Annotated[Path, typer.Argument(help="A run's folder.", metavar="DIR")],
+    keep_recipe: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--keep-recipe", help="Keep the stages that this recipe uses.", metavar="RECIPE"),
+    ] = None,
+    changes: Changes = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it only say what would go.")] = False,
+) -> None:
+    """Delete unfinished and unused stage folders and teacher caches; finished stages of --keep-recipe stay."""
+    from polyfold.estimate import stale_folders
+
+    kept = set()
+    if keep_recipe is not None:
+        from polyfold.pipeline import plan
+        from polyfold.recipe import load_recipe
+
+        chart = plan(load_recipe(keep_recipe, changes or []), keep_recipe.parent)
+        kept = {stage.folder(folder).name for stage in chart.stages()}
+    import shutil
+
+    stale = stale_folders(folder, kept)
+    for path, size_mb in stale:
+        note(f"{'deleting' if yes else 'would delete'} {path} ({size_mb:,.1f} MB)")
+        if yes:
+            shutil.rmtree(path)
+    if stale and not yes:
+        note("nothing was deleted; add --yes to do it")
+    if not stale:
+        note("nothing to delete")
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends with its message and exit code 2, never a traceback."""
+    telemetry_off()
+    try:
+        app()
+    except InputError as error:
+        stderr().print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): end quietly, as other tools do.
+        sys.exit(1)
+    except KeyboardInterrupt:
+        stderr().print("interrupted; run the same command again to go on from the last checkpoint")
+        sys.exit(130)
+
+
+def _thresholds(given: list[str]) -> dict[str, dict[str, float] | float]:
+    """`task=0.4` and `task:label=0.4` as a mapping."""
+    found: dict[str, dict[str, float] | float] = {}
+    for one in given:
+        name, equals, value = one.rpartition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if not equals or not name or number != number:
+            raise InputError(f"'--threshold {one}' is not of the form task=0.4 or task:label=0.4")
+        task, colon, label = name.partition(":")
+        if not colon:
+            found[task] = number
+            continue
+        by_label = found.setdefault(task, {})
+        if not isinstance(by_label, dict):
+            raise InputError(f"'--threshold {one}': task '{task}' has one threshold for all labels already")
+        by_label[label] = number
+    return found

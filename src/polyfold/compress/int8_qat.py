@@ -1,0 +1,54 @@
+"""int8 quantization-aware training: fake quantizers in, then a short distillation to undo what they cost."""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from polyfold.compress.bench import Bench
+from polyfold.losses.labels import LabelLoss
+from polyfold.losses.logits import LogitLoss
+from polyfold.model.backbone import prefer_plain_attention
+from polyfold.model.classifier import Classifier, Model
+from polyfold.model.quantized import quantize
+from polyfold.text import pad
+from polyfold.train.fit import FitContext, FitSpec, fit
+from polyfold.train.objectives import LossSpec, TaskObjective
+
+
+class Int8Qat(BaseModel):
+    """Quantize to int8, calibrate on `calibration_documents`, then train `fit.epochs` with the quantizers in.
+
+    With `epochs: 0` it is post-training quantization. `losses` default to Eq. 2 with the recipe's teacher.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["int8_qat"] = "int8_qat"
+    calibration_documents: int = Field(default=512, ge=8)
+    losses: tuple[LossSpec, ...] = (LabelLoss(), LogitLoss())
+    fit: FitSpec = FitSpec(epochs=1, learning_rate=2e-5)
+
+
+def int8_qat(spec: Int8Qat, model: Model, bench: Bench) -> tuple[Model, dict[str, float]]:
+    """The model with trained fake quantizers; exported, they become the Q/DQ nodes of an int8 graph."""
+    prefer_plain_attention(model.classifier.encoder)
+    train = bench.encode(model, bench.data.train)
+    generator = np.random.default_rng(bench.seed)
+    chosen = generator.choice(len(train), size=min(len(train), spec.calibration_documents), replace=False)
+    samples = []
+    for start in range(0, len(chosen), 8):
+        input_ids, mask = pad([train.encoding.ids[i] for i in chosen[start : start + 8]], train.pad_id)
+        samples.append((torch.from_numpy(input_ids), torch.from_numpy(mask)))
+    quantized = quantize(model.classifier, samples, len(samples))
+    assert isinstance(quantized, Classifier)
+    fake = Model(quantized, model.tasks, model.backbone, model.max_length)
+    losses = tuple(loss for loss in spec.losses if loss.kind != "logits" or bench.teach is not None)
+    teacher = bench.teach(bench.data.train) if bench.teach is not None and spec.fit.epochs else None
+    if spec.fit.epochs == 0:
+        return fake, {}
+    objective = TaskObjective(model.tasks, losses, bench.data.train, teacher)
+    context = FitContext(bench.folder, bench.seed, bench.label, bench.evaluate(fake))
+    result = fit(quantized, train, objective, spec.fit, None, context)
+    return fake, {"dev_macro_f1": result.best_score}

@@ -1,0 +1,103 @@
+"""What a run would do: which stages are finished, and a rough time and size for the others."""
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from polyfold.artifact import MANIFEST, Artifact, Stage
+from polyfold.data.prepare import load_dataset
+from polyfold.pipeline import Plan
+from polyfold.recipe import Recipe
+
+# Multiply-adds a token of the trunks we know, in millions; anything else is taken for an XLM-R base.
+TRUNK_MEGA_MACS: Mapping[str, float] = {"use-multilingual": 1.7}
+UNKNOWN_MEGA_MACS = 85.0
+MEAN_TOKENS = 30.0
+# Backward costs twice the forward pass, and small matrices run at about a third of the large ones' speed.
+TRAINING_FACTOR = 3.0 * 3.0
+
+
+def render_plan(plan: Plan, recipe: Recipe, root: Path) -> Table:
+    """A table of all stages: reuse, resume or run, with estimated minutes and megabytes."""
+    table = Table(title=f"{recipe.name} (hash {recipe.hash}) -> {root}")
+    for column in ("stage", "kind", "folder", "what happens", "minutes", "MB"):
+        table.add_column(column, justify="right" if column in ("minutes", "MB") else "left")
+    documents = _training_documents(plan, recipe, root)
+    speed = giga_macs_per_second()
+    minutes = megabytes = 0.0
+    for stage in plan.stages():
+        done = stage.finished(root)
+        folder = stage.folder(root)
+        if done is not None:
+            table.add_row(stage.name, stage.kind, folder.name, "reuse", "0", f"{done.size_mb:,.0f}")
+            continue
+        own_minutes, own_mb = _estimate(stage, documents, speed)
+        minutes, megabytes = minutes + own_minutes, megabytes + own_mb
+        action = "resume" if folder.exists() else "run"
+        table.add_row(stage.name, stage.kind, folder.name, action, f"{own_minutes:,.1f}", f"{own_mb:,.0f}")
+    table.caption = (
+        f"about {minutes:,.0f} minutes and {megabytes:,.0f} MB to go; estimates, within a factor of two or three"
+    )
+    return table
+
+
+def giga_macs_per_second() -> float:
+    """This machine's fp32 matrix speed, from a tenth of a second of multiplying."""
+    left = np.ones((512, 512), dtype=np.float32)
+    left @ left
+    started, rounds = time.perf_counter(), 0
+    while time.perf_counter() - started < 0.1:
+        left @ left
+        rounds += 1
+    return float(rounds * 512**3 / (time.perf_counter() - started) / 1e9)
+
+
+def stale_folders(root: Path, kept: set[str]) -> list[tuple[Path, float]]:
+    """Stage folders under `root` that no kept name protects (all of them, where none is given), with MB.
+
+    Only what Polyfold made is listed: folders with a manifest or checkpoints, and the teacher cache.
+    """
+    if not root.is_dir():
+        return []
+    found = []
+    for path in sorted(root.iterdir()):
+        ours = (path / MANIFEST).exists() or (path / "checkpoints").exists() or path.name == "cache"
+        if path.is_dir() and ours and path.name not in kept:
+            found.append((path, sum(file.stat().st_size for file in _files(path)) / 1e6))
+    return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+def _training_documents(plan: Plan, recipe: Recipe, root: Path) -> int:
+    """Training documents: counted where the data is prepared, else the recipe's limit or a guess."""
+    done: Artifact | None = plan.data.finished(root)
+    if done is not None:
+        return len(load_dataset(done).train)
+    return recipe.data.limits.get("train", 10_000)
+
+
+def _estimate(stage: Stage, documents: int, speed: float) -> tuple[float, float]:
+    """Minutes and MB of one stage, from what it trains and on how much."""
+    fit: Mapping[str, Any] = stage.spec.get("fit") or {}
+    epochs = float(fit.get("epochs", 0))
+    name = str(stage.spec.get("backbone") or "")
+    macs = TRUNK_MEGA_MACS.get(name, UNKNOWN_MEGA_MACS if name else TRUNK_MEGA_MACS["use-multilingual"])
+    training = epochs * documents * MEAN_TOKENS * macs / 1e3 * TRAINING_FACTOR / speed / 60
+    match stage.kind:
+        case "data":
+            return 0.2, documents * 3e-4
+        case "measure":
+            return 3.0, 6.0
+        case "export":
+            return 0.3, 40.0
+        case "teacher" | "student":
+            return training, 280.0
+        case _:
+            return max(0.3, training), 120.0

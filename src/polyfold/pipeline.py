@@ -1,0 +1,234 @@
+"""The story: labelled texts in, a small int8 model and an honest report out. Read this first.
+
+    data -> teacher -> students (and the teacher itself) -> compression steps -> exports -> report
+
+Every stage is a folder named by the hash of all that decides its content, so the plan is known before anything
+runs; a stage whose folder is finished is reused, one that was killed resumes.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from polyfold.artifact import Artifact, Stage
+from polyfold.compress import step as compression
+from polyfold.compress.step import StepSpec, compress
+from polyfold.console import note
+from polyfold.data.dataset import Dataset, Documents
+from polyfold.data.prepare import data_stage, load_dataset, prepare
+from polyfold.export import STAGE_VERSION as EXPORT_VERSION
+from polyfold.export import ExportSpec, export
+from polyfold.measure import measure as measuring
+from polyfold.measure.card import CARD, CardFacts, model_card
+from polyfold.measure.measure import Candidate, measure
+from polyfold.measure.report import Report, load_report, write_report
+from polyfold.model.classifier import load_model
+from polyfold.recipe import TEACHER, Recipe
+from polyfold.train import distill as distilling
+from polyfold.train import teacher as teaching
+from polyfold.train.distill import distill, open_teacher
+from polyfold.train.teacher import train_teacher
+from polyfold.train.teachers import Teacher
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model's way through compression: the stage it starts with, its steps in order, its exports."""
+
+    name: str
+    start: Stage
+    steps: tuple[tuple[StepSpec, Stage], ...]
+    exports: tuple[tuple[ExportSpec, Stage], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every stage of a run, its folder's name known before anything has run."""
+
+    data: Stage
+    teachers: tuple[Stage, ...]
+    lines: tuple[Line, ...]
+    measure: Stage
+
+    def stages(self) -> Iterator[Stage]:
+        """All stages in the order they run, each once."""
+        yield self.data
+        yield from self.teachers
+        for line in self.lines:
+            if line.start not in self.teachers:
+                yield line.start
+            yield from (stage for _, stage in line.steps)
+            yield from (stage for _, stage in line.exports)
+        yield self.measure
+
+
+def run(recipe: Recipe, base: Path, root: Path) -> Report:
+    """Do all of it under `root`, reusing what is finished. Paths in the recipe start at `base`."""
+    chart = plan(recipe, base)
+    data = load_dataset(prepare(recipe.data, base, root, recipe.seed))
+    teachers = [_train(stage, recipe, data, base, root) for stage in chart.teachers]
+    lines = []
+    for line in chart.lines:
+        model = _start(line, recipe, teachers, data, base, root)
+        chain = [model]
+        for spec, stage in line.steps:
+            model = _compress(stage, spec, model, teachers, data, recipe, root)
+            chain.append(model)
+        exports = [_export(stage, spec, model, root) for spec, stage in line.exports]
+        lines.append((line, chain, exports))
+    return _measure(chart.measure, recipe, teachers, lines, data, base, root)
+
+
+def plan(recipe: Recipe, base: Path) -> Plan:
+    """All stages of the recipe with their keys; reads the data files' digests and nothing else."""
+    data = data_stage(recipe.data, base, recipe.seed)
+    tasks = tuple(task.name for task in recipe.data.tasks)
+    teachers = tuple(_teacher_stage(recipe, data, names) for names in recipe.teacher.task_sets(tasks))
+    keys = tuple(stage.key for stage in teachers)
+    starts = [(TEACHER, teachers[0])] if recipe.folds_teacher else []
+    for student in recipe.students:
+        spec = {**student.model_dump(mode="json"), "seed": recipe.seed}
+        stage = Stage("student", student.name, distilling.STAGE_VERSION, spec, (data.key, *keys))
+        starts.append((student.name, stage))
+    lines = tuple(_line(name, start, recipe, data, keys) for name, start in starts)
+    leaves = [line.exports[-1][1] if line.exports else line.start for line in lines]
+    everything = [stage for line in lines for _, stage in (*line.steps, *line.exports)]
+    spec = {**recipe.measure.model_dump(mode="json"), "name": recipe.name, "hash": recipe.hash}
+    parents = tuple(dict.fromkeys((data.key, *keys, *(stage.key for stage in (*leaves, *everything)))))
+    return Plan(data, teachers, lines, Stage("measure", "report", measuring.STAGE_VERSION, spec, parents))
+
+
+def _teacher_stage(recipe: Recipe, data: Stage, names: tuple[str, ...]) -> Stage:
+    name = TEACHER if recipe.teacher.mode.kind == "multi_task" else f"{TEACHER}-{names[0]}"
+    spec = {**recipe.teacher.model_dump(mode="json"), "tasks": list(names), "seed": recipe.seed}
+    return Stage("teacher", name, teaching.STAGE_VERSION, spec, (data.key,))
+
+
+def _line(name: str, start: Stage, recipe: Recipe, data: Stage, teachers: tuple[str, ...]) -> Line:
+    current, steps = start, []
+    for spec in recipe.steps(name):
+        settings = {**spec.model_dump(mode="json"), "seed": recipe.seed}
+        parents = (data.key, current.key, *teachers)
+        current = Stage(spec.kind, f"{current.name}.{spec.kind}", compression.STAGE_VERSION, settings, parents)
+        steps.append((spec, current))
+    exports = tuple(
+        (spec, Stage("export", f"{current.name}.{spec.kind}", EXPORT_VERSION, {"kind": spec.kind}, (current.key,)))
+        for spec in recipe.export
+    )
+    return Line(name, start, tuple(steps), exports)
+
+
+def _train(stage: Stage, recipe: Recipe, data: Dataset, base: Path, root: Path) -> Artifact:
+    names = tuple(stage.spec["tasks"])
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        result = train_teacher(recipe.teacher, names, data, base, folder, recipe.seed, stage.name)
+        return {"dev_macro_f1": result.best_score, "steps": result.steps}
+
+    return _stage(stage, root, build)
+
+
+def _start(
+    line: Line, recipe: Recipe, teachers: list[Artifact], data: Dataset, base: Path, root: Path
+) -> Artifact:
+    """A student, distilled; or the teacher itself, as it is."""
+    if line.name == TEACHER:
+        return teachers[0]
+    student = next(one for one in recipe.students if one.name == line.name)
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        result = distill(student, teachers, data, base, folder, root / "cache", recipe.seed)
+        return {"dev_macro_f1": result.best_score, "steps": result.steps}
+
+    return _stage(line.start, root, build)
+
+
+def _compress(
+    stage: Stage, spec: StepSpec, model: Artifact, teachers: list[Artifact], data: Dataset, recipe: Recipe, root: Path
+) -> Artifact:  # fmt: skip
+    def teach(documents: Documents) -> Teacher:
+        return open_teacher("cached", teachers, documents, data.tasks, root / "cache")
+
+    return _stage(stage, root, lambda folder: compress(spec, model, data, folder, recipe.seed, teach))
+
+
+def _export(stage: Stage, spec: ExportSpec, model: Artifact, root: Path) -> Artifact:
+    def build(folder: Path) -> Mapping[str, Any]:
+        export(spec, load_model(model.path), model.path, folder)
+        return {}
+
+    return _stage(stage, root, build)
+
+
+def _measure(
+    stage: Stage,
+    recipe: Recipe,
+    teachers: list[Artifact],
+    lines: list[tuple[Line, list[Artifact], list[Artifact]]],
+    data: Dataset,
+    base: Path,
+    root: Path,
+) -> Report:
+    def build(folder: Path) -> Mapping[str, Any]:
+        identity = {"name": recipe.name, "recipe_hash": recipe.hash}
+        rows = candidates(recipe, teachers, lines)
+        report = measure(recipe.measure, rows, data, base, recipe.seed, identity)
+        write_report(report, folder)
+        write_cards(report, rows, data)
+        return {"rows": len(report.rows)}
+
+    report = load_report(_stage(stage, root, build).path)
+    write_report(report, root)
+    return report
+
+
+def candidates(
+    recipe: Recipe, teachers: list[Artifact], lines: list[tuple[Line, list[Artifact], list[Artifact]]]
+) -> list[Candidate]:
+    """The rows of the report, parents before children."""
+    rows = [Candidate(TEACHER, "teacher", None, tuple(teachers))]
+    for line, chain, exports in lines:
+        if line.name != TEACHER:
+            rows.append(Candidate(line.start.name, "student", TEACHER, (chain[0],)))
+        parent = line.start.name
+        for (spec, stage), artifact in zip(line.steps, chain[1:], strict=True):
+            # A fake-quantized torch model is scored, since exports are compared with it, but never timed.
+            rows.append(Candidate(stage.name, spec.kind, parent, (artifact,), timed=spec.kind != "int8_qat"))
+            parent = stage.name
+        for (target, stage), artifact in zip(line.exports, exports, strict=True):
+            rows.append(Candidate(stage.name, "export", parent, (artifact,), reference=parent))
+            if target.kind == "openvino" and target.bf16:
+                rows.append(
+                    Candidate(f"{stage.name}.bf16", "export", parent, (artifact,), reference=parent, bf16=True)
+                )
+    return rows
+
+
+def write_cards(report: Report, rows: list[Candidate], data: Dataset) -> None:
+    """A model card in every artifact's folder that a row measured."""
+    languages = tuple(sorted(set(data.train.languages)))
+    for candidate in rows:
+        row = report.row(candidate.name)
+        if row is None or candidate.bf16:
+            continue
+        for artifact in candidate.artifacts:
+            facts = CardFacts(artifact_name=artifact.manifest.name, languages=languages)
+            card = model_card(facts, report, row, artifact.config()[1])
+            (artifact.path / CARD).write_text(card, encoding="utf8")
+
+
+def _stage(stage: Stage, root: Path, build: Callable[[Path], Mapping[str, Any]]) -> Artifact:
+    """Run or reuse a stage, and say which; seconds are kept for the next dry run's estimate."""
+    done = stage.finished(root)
+    if done is not None:
+        note(f"{stage.name}: finished earlier, reused")
+        return done
+    started = time.monotonic()
+
+    def timed(folder: Path) -> Mapping[str, Any]:
+        info = dict(build(folder))
+        return {**info, "seconds": round(time.monotonic() - started, 1)}
+
+    return stage.run(root, timed)

@@ -1,0 +1,138 @@
+"""The recipe: one experiment as one frozen, validated value, read from YAML. Its hash names the run."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from polyfold.artifact import digest_json
+from polyfold.compress.step import StepSpec
+from polyfold.data.spec import DataSpec
+from polyfold.errors import InputError
+from polyfold.export import ExportSpec
+from polyfold.measure.measure import MeasureSpec
+from polyfold.train.distill import StudentSpec
+from polyfold.train.teacher import TeacherSpec
+
+TEACHER = "teacher"
+
+Steps = tuple[StepSpec, ...]
+
+
+class Recipe(BaseModel):
+    """Data, teacher, students, the steps that compress them, where they are exported to, what is measured.
+
+    The teacher itself is compressed by the same steps and measured beside its students (where it is one
+    multi-task model and `compress_teacher` is on): a student that it beats on speed and quality is no success.
+    `compress_by_name` gives one student (or `teacher`) steps of its own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    seed: int = Field(default=0, ge=0)
+    data: DataSpec
+    teacher: TeacherSpec
+    students: tuple[StudentSpec, ...] = ()
+    compress: Steps = ()
+    compress_by_name: dict[str, Steps] = Field(default_factory=dict)
+    compress_teacher: bool = True
+    export: tuple[ExportSpec, ...] = ()
+    measure: MeasureSpec = MeasureSpec()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [student.name for student in self.students]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two students are named '{name}'; give each a name of its own")
+        if TEACHER in names:
+            raise ValueError("a student cannot be named 'teacher'; its compressed form is a row already")
+        for name in self.compress_by_name:
+            if name not in (*names, TEACHER):
+                raise ValueError(f"compress_by_name: there is no student '{name}'; there are {names}")
+        return self
+
+    @property
+    def folds_teacher(self) -> bool:
+        """Whether the teacher itself is compressed as well."""
+        return self.compress_teacher and self.teacher.mode.kind == "multi_task"
+
+    def steps(self, name: str) -> Steps:
+        """The compression steps of a student or of the teacher itself."""
+        return self.compress_by_name.get(name, self.compress)
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hexadecimal digits over all of it."""
+        return digest_json(self.model_dump(mode="json"))[:16]
+
+
+def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
+    """Read a YAML recipe and apply `a.b=value` changes; InputError names the key that does not fit."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf8"))
+    except FileNotFoundError:
+        raise InputError("there is no such recipe", file=path, hint="see recipes/ for examples") from None
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise InputError(f"not a text file: {error}", file=path) from None
+    except yaml.YAMLError as error:
+        raise InputError(f"not valid YAML: {error}", file=path) from None
+    if not isinstance(content, dict):
+        raise InputError("a recipe is a mapping of keys", file=path, hint="it begins with `name:` and `data:`")
+    for change in changes:
+        content = changed(content, change)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise _explained(error, path) from None
+
+
+def changed(content: Mapping[str, Any], change: str) -> dict[str, Any]:
+    """A copy of the recipe with one `a.b=value` applied; numbers in the path index lists, the value is YAML."""
+    key, equals, value = change.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"'--set {change}' is not of the form a.b=value", hint="for example: --set seed=1")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"'--set {change}': the value is not valid YAML: {error}") from None
+    copied = _set(content, key.strip().split("."), parsed, change)
+    assert isinstance(copied, dict)
+    return copied
+
+
+def _set(node: Any, path: list[str], value: Any, change: str) -> Any:
+    if not path:
+        return value
+    head, rest = path[0], path[1:]
+    if isinstance(node, list):
+        if not head.isdigit() or int(head) >= len(node):
+            raise InputError(f"'--set {change}': '{head}' is no index of a list of {len(node)}")
+        return [_set(item, rest, value, change) if i == int(head) else item for i, item in enumerate(node)]
+    if node is None or isinstance(node, Mapping):
+        return {**(node or {}), head: _set((node or {}).get(head), rest, value, change)}
+    raise InputError(f"'--set {change}': '{head}' would lie inside '{node}', which is no mapping")
+
+
+def _explained(error: ValidationError, path: Path) -> InputError:
+    """The first problem in the user's terms; for a misspelt key, the nearest one that exists."""
+    problems = error.errors()
+    first = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(first["loc"][-1]), _known_keys(), n=1)
+        hint = f"did you mean '{near[0]}'?" if near else "remove it; docs/RECIPES.md lists the keys"
+        return InputError("unknown key", file=path, key=key, hint=hint)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return InputError(f"{first['msg']}{more}", file=path, key=key or None, hint="docs/RECIPES.md lists the keys")
+
+
+def _known_keys() -> list[str]:
+    """Every property name anywhere in the recipe's schema."""
+    schema = Recipe.model_json_schema()
+    definitions = [schema, *schema.get("$defs", {}).values()]
+    return sorted({name for definition in definitions for name in definition.get("properties", {})})
