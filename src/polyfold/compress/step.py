@@ -11,9 +11,10 @@ from pydantic import Field
 from polyfold.artifact import Artifact
 from polyfold.compress.bench import Bench
 from polyfold.compress.int8_qat import Int8Qat, int8_qat
-from polyfold.compress.trim_vocabulary import TrimVocabulary, trim_vocabulary
+from polyfold.compress.trim_vocabulary import trim_vocabulary
 from polyfold.data.dataset import Dataset, Documents
 from polyfold.model.classifier import load_model, save_model
+from polyfold.model.trimming import TrimVocabulary
 from polyfold.train.evaluate import calibrated
 from polyfold.train.teachers import Teacher
 

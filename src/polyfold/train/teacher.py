@@ -1,7 +1,9 @@
 """The teacher stage: one multi-task model, or one model a task."""
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 import numpy as np
@@ -10,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from polyfold.data.batches import encode, sampling_weights
 from polyfold.data.dataset import Dataset
 from polyfold.losses.labels import LabelLoss
-from polyfold.model.backbone import load_backbone
+from polyfold.model.backbone import Backbone, load_backbone, resized
 from polyfold.model.classifier import new_classifier, save_model
+from polyfold.model.trimming import TrimVocabulary, trim
 from polyfold.text import open_tokenizer
 from polyfold.train.evaluate import calibrated, dev_scores
 from polyfold.train.fit import FitContext, FitResult, FitSpec, fit
@@ -37,12 +40,16 @@ class PerTask(BaseModel):
 
 
 class TeacherSpec(BaseModel):
-    """The uncompressed model, trained on labels alone; every loss of quality is counted from it."""
+    """The uncompressed model, trained on labels alone; every loss of quality is counted from it.
+
+    `trim` cuts the backbone's vocabulary before training: only then is it cheap to train the table as well.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: str
     mode: Annotated[MultiTask | PerTask, Field(discriminator="kind")] = MultiTask()
+    trim: TrimVocabulary | None = None
     loss: LabelLoss = LabelLoss()
     fit: FitSpec = FitSpec()
 
@@ -56,7 +63,7 @@ def train_teacher(
 ) -> FitResult:  # fmt: skip
     """Train one teacher on the named tasks and leave a finished model in `folder`."""
     tasks = tuple(task for task in data.tasks if task.name in names)
-    backbone = load_backbone(spec.backbone, folder, base)
+    backbone = _backbone(spec, data, base, folder)
     model = new_classifier(backbone, tasks, data.max_length, seed)
     tokenizer = open_tokenizer(folder, backbone.tokenizer)
     labelled = np.flatnonzero(np.any([data.train.labelled(task) for task in tasks], axis=0))
@@ -70,3 +77,15 @@ def train_teacher(
         model = replace(model, backbone=replace(backbone, weights="trained"))
     save_model(calibrated(model, dev, label), folder, folder)
     return result
+
+
+def _backbone(spec: TeacherSpec, data: Dataset, base: Path, folder: Path) -> Backbone:
+    """The backbone, trimmed if asked for, with its tokenizer in `folder`."""
+    if spec.trim is None:
+        return load_backbone(spec.backbone, folder, base)
+    with TemporaryDirectory() as scratch:
+        whole = load_backbone(spec.backbone, Path(scratch), base)
+        texts = chain(data.train.texts, data.unlabelled.texts if spec.trim.unlabelled else ())
+        source = (Path(scratch), whole.tokenizer)
+        trimmed = trim(spec.trim, whole.module, source, folder, texts, data.dev.texts)
+    return resized(whole, trimmed.tokenizer)

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from trimming_examples import KINDS, SENTENCES, Example, make_examples
 
-from polyfold.compress.tokenizer_files import read_pieces
-from polyfold.compress.vocabulary import CoverageReport, choose_pieces, count_pieces, coverage_report, script
 from polyfold.errors import InputError
+from polyfold.model.tokenizer_files import read_pieces
+from polyfold.model.vocabulary import CoverageReport, choose_pieces, count_pieces, coverage_report, script
 from polyfold.text import TokenizerSpec
 
 SHARED = Path(__file__).parents[2] / ".." / "shared"

@@ -8,7 +8,7 @@ import numpy as np
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2 as schema
 
-from polyfold.compress.vocabulary import trim_tokenizer
+from polyfold.model.vocabulary import trim_tokenizer
 from polyfold.text import Tokenizer, TokenizerSpec, open_tokenizer
 
 SUBJECTS = {

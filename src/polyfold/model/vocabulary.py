@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from polyfold.compress.tokenizer_files import Pieces, read_pieces, write_pieces
 from polyfold.errors import InputError
+from polyfold.model.tokenizer_files import Pieces, read_pieces, write_pieces
 from polyfold.text import Tokenizer, TokenizerSpec
 
 _BATCH = 4096

@@ -22,9 +22,9 @@ from trimming_examples import (
     wordpiece_json,
 )
 
-from polyfold.compress.tokenizer_files import read_pieces
-from polyfold.compress.vocabulary import choose_pieces, count_pieces, trim_tokenizer
 from polyfold.errors import InputError
+from polyfold.model.tokenizer_files import read_pieces
+from polyfold.model.vocabulary import choose_pieces, count_pieces, trim_tokenizer
 from polyfold.text import TokenizerSpec
 
 
