@@ -1,5 +1,6 @@
 """The command line. Each command imports what it needs when it runs, so that `polyfold --help` starts at once."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
@@ -144,8 +145,8 @@ def predict(
         predictor, "-" if source == "-" else Path(source), "-" if out == "-" else Path(out), spec
     )
     note(
-        f"{summary.documents:,} documents in {summary.seconds:.1f} s ({summary.documents_per_second:,.0f} a second); "
-        f"{summary.truncated:,} were longer than the model reads and were cut"
+        f"{summary.documents:,} documents in {summary.seconds:.1f} s "
+        f"({summary.documents_per_second:,.0f} a second); {summary.truncated:,} were longer than the model reads and were cut"
     )
 
 
@@ -227,7 +228,7 @@ def _thresholds(given: list[str]) -> dict[str, dict[str, float] | float]:
             number = float(value)
         except ValueError:
             number = float("nan")
-        if not equals or not name or number != number:
+        if not equals or not name or math.isnan(number):
             raise InputError(f"'--threshold {one}' is not of the form task=0.4 or task:label=0.4")
         task, colon, label = name.partition(":")
         if not colon:

@@ -7,8 +7,8 @@ runs; a stage whose folder is finished is reused, one that was killed resumes.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,12 @@ class Line:
     steps: tuple[tuple[StepSpec, Stage], ...]
     exports: tuple[tuple[ExportSpec, Stage], ...]
 
+    def stages(self) -> Iterator[Stage]:
+        """The start, the steps and the exports, in order."""
+        yield self.start
+        yield from (stage for _, stage in self.steps)
+        yield from (stage for _, stage in self.exports)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -57,28 +63,49 @@ class Plan:
         yield self.data
         yield from self.teachers
         for line in self.lines:
-            if line.start not in self.teachers:
-                yield line.start
-            yield from (stage for _, stage in line.steps)
-            yield from (stage for _, stage in line.exports)
+            yield from (stage for stage in line.stages() if stage not in self.teachers)
         yield self.measure
 
 
+@dataclass(frozen=True)
+class Workshop:
+    """What every stage of a run may use. Paths in the recipe start at `base`; all results go under `root`."""
+
+    recipe: Recipe
+    base: Path
+    root: Path
+    data: Dataset
+
+    @property
+    def cache(self) -> Path:
+        """Where teacher logits are kept."""
+        return self.root / "cache"
+
+
+@dataclass(frozen=True)
+class Built:
+    """A line's finished artifacts: its start and each step's result, in order, and its exports."""
+
+    line: Line
+    chain: tuple[Artifact, ...]
+    exports: tuple[Artifact, ...]
+
+
 def run(recipe: Recipe, base: Path, root: Path) -> Report:
-    """Do all of it under `root`, reusing what is finished. Paths in the recipe start at `base`."""
+    """Do all of it under `root`, reusing what is finished."""
     chart = plan(recipe, base)
-    data = load_dataset(prepare(recipe.data, base, root, recipe.seed))
-    teachers = [_train(stage, recipe, data, base, root) for stage in chart.teachers]
-    lines = []
+    shop = Workshop(recipe, base, root, load_dataset(prepare(recipe.data, base, root, recipe.seed)))
+    teachers = [train(stage, shop) for stage in chart.teachers]
+    built = []
     for line in chart.lines:
-        model = _start(line, recipe, teachers, data, base, root)
+        model = start(line, teachers, shop)
         chain = [model]
         for spec, stage in line.steps:
-            model = _compress(stage, spec, model, teachers, data, recipe, root)
+            model = shrink(stage, spec, model, teachers, shop)
             chain.append(model)
-        exports = [_export(stage, spec, model, root) for spec, stage in line.exports]
-        lines.append((line, chain, exports))
-    return _measure(chart.measure, recipe, teachers, lines, data, base, root)
+        exports = [convert(stage, spec, model, root) for spec, stage in line.exports]
+        built.append(Built(line, tuple(chain), tuple(exports)))
+    return conclude(chart.measure, teachers, built, shop)
 
 
 def plan(recipe: Recipe, base: Path) -> Plan:
@@ -93,10 +120,9 @@ def plan(recipe: Recipe, base: Path) -> Plan:
         stage = Stage("student", student.name, distilling.STAGE_VERSION, spec, (data.key, *keys))
         starts.append((student.name, stage))
     lines = tuple(_line(name, start, recipe, data, keys) for name, start in starts)
-    leaves = [line.exports[-1][1] if line.exports else line.start for line in lines]
-    everything = [stage for line in lines for _, stage in (*line.steps, *line.exports)]
+    everything = [stage for line in lines for stage in line.stages()]
     spec = {**recipe.measure.model_dump(mode="json"), "name": recipe.name, "hash": recipe.hash}
-    parents = tuple(dict.fromkeys((data.key, *keys, *(stage.key for stage in (*leaves, *everything)))))
+    parents = tuple(dict.fromkeys((data.key, *keys, *(stage.key for stage in everything))))
     return Plan(data, teachers, lines, Stage("measure", "report", measuring.STAGE_VERSION, spec, parents))
 
 
@@ -120,93 +146,90 @@ def _line(name: str, start: Stage, recipe: Recipe, data: Stage, teachers: tuple[
     return Line(name, start, tuple(steps), exports)
 
 
-def _train(stage: Stage, recipe: Recipe, data: Dataset, base: Path, root: Path) -> Artifact:
+def train(stage: Stage, shop: Workshop) -> Artifact:
+    """A teacher, for all tasks or for one."""
     names = tuple(stage.spec["tasks"])
 
     def build(folder: Path) -> Mapping[str, Any]:
-        result = train_teacher(recipe.teacher, names, data, base, folder, recipe.seed, stage.name)
+        recipe = shop.recipe
+        result = train_teacher(recipe.teacher, names, shop.data, shop.base, folder, recipe.seed, stage.name)
         return {"dev_macro_f1": result.best_score, "steps": result.steps}
 
-    return _stage(stage, root, build)
+    return perform(stage, shop.root, build)
 
 
-def _start(
-    line: Line, recipe: Recipe, teachers: list[Artifact], data: Dataset, base: Path, root: Path
-) -> Artifact:
+def start(line: Line, teachers: Sequence[Artifact], shop: Workshop) -> Artifact:
     """A student, distilled; or the teacher itself, as it is."""
     if line.name == TEACHER:
         return teachers[0]
-    student = next(one for one in recipe.students if one.name == line.name)
+    student = next(one for one in shop.recipe.students if one.name == line.name)
 
     def build(folder: Path) -> Mapping[str, Any]:
-        result = distill(student, teachers, data, base, folder, root / "cache", recipe.seed)
+        result = distill(student, teachers, shop.data, shop.base, folder, shop.cache, shop.recipe.seed)
         return {"dev_macro_f1": result.best_score, "steps": result.steps}
 
-    return _stage(line.start, root, build)
+    return perform(line.start, shop.root, build)
 
 
-def _compress(
-    stage: Stage, spec: StepSpec, model: Artifact, teachers: list[Artifact], data: Dataset, recipe: Recipe, root: Path
-) -> Artifact:  # fmt: skip
+def shrink(
+    stage: Stage, spec: StepSpec, model: Artifact, teachers: Sequence[Artifact], shop: Workshop
+) -> Artifact:
+    """One compression step, which may ask the teachers again while it recovers."""
+
     def teach(documents: Documents) -> Teacher:
-        return open_teacher("cached", teachers, documents, data.tasks, root / "cache")
+        return open_teacher("cached", teachers, documents, shop.data.tasks, shop.cache)
 
-    return _stage(stage, root, lambda folder: compress(spec, model, data, folder, recipe.seed, teach))
+    seed = shop.recipe.seed
+    return perform(stage, shop.root, lambda folder: compress(spec, model, shop.data, folder, seed, teach))
 
 
-def _export(stage: Stage, spec: ExportSpec, model: Artifact, root: Path) -> Artifact:
+def convert(stage: Stage, spec: ExportSpec, model: Artifact, root: Path) -> Artifact:
+    """A model in another runtime's format."""
+
     def build(folder: Path) -> Mapping[str, Any]:
         export(spec, load_model(model.path), model.path, folder)
         return {}
 
-    return _stage(stage, root, build)
+    return perform(stage, root, build)
 
 
-def _measure(
-    stage: Stage,
-    recipe: Recipe,
-    teachers: list[Artifact],
-    lines: list[tuple[Line, list[Artifact], list[Artifact]]],
-    data: Dataset,
-    base: Path,
-    root: Path,
-) -> Report:
+def conclude(stage: Stage, teachers: Sequence[Artifact], built: Sequence[Built], shop: Workshop) -> Report:
+    """Measure every row, write the report into its stage's folder and into `root`, and a card to each artifact."""
+    recipe = shop.recipe
+
     def build(folder: Path) -> Mapping[str, Any]:
         identity = {"name": recipe.name, "recipe_hash": recipe.hash}
-        rows = candidates(recipe, teachers, lines)
-        report = measure(recipe.measure, rows, data, base, recipe.seed, identity)
+        rows = candidates(teachers, built)
+        report = measure(recipe.measure, rows, shop.data, shop.base, recipe.seed, identity)
         write_report(report, folder)
-        write_cards(report, rows, data)
+        write_cards(report, rows, shop.data)
         return {"rows": len(report.rows)}
 
-    report = load_report(_stage(stage, root, build).path)
-    write_report(report, root)
+    report = load_report(perform(stage, shop.root, build).path)
+    write_report(report, shop.root)
     return report
 
 
-def candidates(
-    recipe: Recipe, teachers: list[Artifact], lines: list[tuple[Line, list[Artifact], list[Artifact]]]
-) -> list[Candidate]:
+def candidates(teachers: Sequence[Artifact], built: Sequence[Built]) -> list[Candidate]:
     """The rows of the report, parents before children."""
     rows = [Candidate(TEACHER, "teacher", None, tuple(teachers))]
-    for line, chain, exports in lines:
+    for one in built:
+        line, parent = one.line, one.line.start.name
         if line.name != TEACHER:
-            rows.append(Candidate(line.start.name, "student", TEACHER, (chain[0],)))
-        parent = line.start.name
-        for (spec, stage), artifact in zip(line.steps, chain[1:], strict=True):
+            rows.append(Candidate(parent, "student", TEACHER, one.chain[:1]))
+        for (spec, stage), artifact in zip(line.steps, one.chain[1:], strict=True):
             # A fake-quantized torch model is scored, since exports are compared with it, but never timed.
             rows.append(Candidate(stage.name, spec.kind, parent, (artifact,), timed=spec.kind != "int8_qat"))
             parent = stage.name
-        for (target, stage), artifact in zip(line.exports, exports, strict=True):
-            rows.append(Candidate(stage.name, "export", parent, (artifact,), reference=parent))
+        for (target, stage), artifact in zip(line.exports, one.exports, strict=True):
+            row = Candidate(stage.name, "export", parent, (artifact,), reference=parent)
+            rows.append(row)
             if target.kind == "openvino" and target.bf16:
-                rows.append(
-                    Candidate(f"{stage.name}.bf16", "export", parent, (artifact,), reference=parent, bf16=True)
-                )
+                rows.append(replace(row, name=f"{stage.name}.bf16", bf16=True))
     return rows
 
 
-def write_cards(report: Report, rows: list[Candidate], data: Dataset) -> None:
+def write_cards(report: Report, rows: Sequence[Candidate], data: Dataset) -> None:
     """A model card in every artifact's folder that a row measured."""
     languages = tuple(sorted(set(data.train.languages)))
     for candidate in rows:
@@ -219,7 +242,7 @@ def write_cards(report: Report, rows: list[Candidate], data: Dataset) -> None:
             (artifact.path / CARD).write_text(card, encoding="utf8")
 
 
-def _stage(stage: Stage, root: Path, build: Callable[[Path], Mapping[str, Any]]) -> Artifact:
+def perform(stage: Stage, root: Path, build: Callable[[Path], Mapping[str, Any]]) -> Artifact:
     """Run or reuse a stage, and say which; seconds are kept for the next dry run's estimate."""
     done = stage.finished(root)
     if done is not None:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from polyfold.errors import InputError
+from polyfold.model.hub import hub_options
 from polyfold.text import Encoding, JsonTokenizer, TokenizerSpec
 
 # True sizes of the published checkpoints, for building them where they cannot be downloaded.
@@ -95,7 +96,7 @@ def load_baseline(name: str, tokenizer: str | None, base: Path, max_length: int)
     source = str(local) if local.is_dir() else name
     own = _tokenizer(tokenizer, base, max_length)
     try:
-        encoder = AutoModel.from_pretrained(source, add_pooling_layer=False)
+        encoder = AutoModel.from_pretrained(source, add_pooling_layer=False, **hub_options(source))
         weights = "random" if getattr(encoder.config, "polyfold_random_weights", False) else "trained"
         if own is None and (Path(source) / "tokenizer.json").is_file():
             own = _tokenizer(str(Path(source) / "tokenizer.json"), base, max_length)

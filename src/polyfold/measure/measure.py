@@ -65,7 +65,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Several predictors that answer for different tasks, timed one after the other: models before consolidation."""
+    """Predictors that answer for different tasks, timed one after the other: models before consolidation."""
 
     members: tuple[PredictorSubject, ...]
 
@@ -88,8 +88,13 @@ class Ensemble:
 
 
 def measure(
-    spec: MeasureSpec, candidates: Sequence[Candidate], data: Dataset, base: Path, seed: int, identity: Mapping[str, Any]
-) -> Report:  # fmt: skip
+    spec: MeasureSpec,
+    candidates: Sequence[Candidate],
+    data: Dataset,
+    base: Path,
+    seed: int,
+    identity: Mapping[str, Any],
+) -> Report:
     """Score and time every candidate; `identity` holds the report's `name` and `recipe_hash`."""
     rows: list[Row] = []
     logits: dict[str, Logits] = {}
@@ -229,13 +234,13 @@ def _warnings(rows: Sequence[Row]) -> tuple[str, ...]:
     for row in rows:
         if row.dominated_by:
             found.append(
-                f"'{row.name}' is no success: '{row.dominated_by}', the teacher itself compressed, is as fast and as good"
+                f"'{row.name}' is no success: the compressed teacher '{row.dominated_by}' is as fast and as good"
             )
         limit = 99.0 if "bf16" in row.precision else 99.5
         for task, percent in (row.label_agreement_percent or {}).items():
             if percent < limit:
                 found.append(
-                    f"'{row.name}' agrees with its torch model on {percent:.2f} % of '{task}', under {limit} %"
+                    f"'{row.name}' agrees with its torch model on {percent:.2f} % of '{task}', not {limit} %"
                 )
     return tuple(found)
 

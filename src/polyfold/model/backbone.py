@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from polyfold.errors import InputError
 from polyfold.model import use_multilingual
+from polyfold.model.hub import hub_options
 from polyfold.text import TokenizerSpec, open_tokenizer
 
 TOKENIZER_JSON = "tokenizer.json"
@@ -86,7 +87,7 @@ def load_backbone(name: str, folder: Path, base: Path) -> Backbone:
     from transformers import AutoModel
 
     options = {"add_pooling_layer": False} if config.model_type != "distilbert" else {}
-    encoder = AutoModel.from_pretrained(source, config=config, **options)
+    encoder = AutoModel.from_pretrained(source, config=config, **options, **hub_options(source))
     _copy_tokenizer_json(source, folder, config.model_type)
     pad_id = config.pad_token_id or 0
     return Backbone(
@@ -192,7 +193,7 @@ def _auto_config(source: str, name: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(source, **hub_options(source))
     except (OSError, ValueError) as error:
         raise InputError(
             f"backbone '{name}' cannot be loaded: {str(error).splitlines()[0]}",
@@ -213,10 +214,10 @@ def _copy_tokenizer_json(source: str, folder: Path, family: str) -> None:
     sentencepiece = Path(source) / "sentencepiece.bpe.model"
     named = _tokenizer_class(Path(source))
     if family == "bert" and (sentencepiece.is_file() or named == "XLMRobertaTokenizer"):
-        tokenizer = XLMRobertaTokenizer.from_pretrained(source)
+        tokenizer = XLMRobertaTokenizer.from_pretrained(source, **hub_options(source))
     else:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True)
+            tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, **hub_options(source))
         except (OSError, ValueError, KeyError) as error:
             first = str(error).splitlines()[0]
             raise InputError(f"the backbone's tokenizer cannot be loaded: {first}", file=source) from None

@@ -51,8 +51,14 @@ class StudentSpec(BaseModel):
 
 
 def distill(
-    spec: StudentSpec, teachers: Sequence[Artifact], data: Dataset, base: Path, folder: Path, cache: Path, seed: int
-) -> FitResult:  # fmt: skip
+    spec: StudentSpec,
+    teachers: Sequence[Artifact],
+    data: Dataset,
+    base: Path,
+    folder: Path,
+    cache: Path,
+    seed: int,
+) -> FitResult:
     """Train one student and leave a finished model in `folder`; teacher logits are kept in `cache`."""
     backbone = _backbone(spec, teachers, data, base, folder, seed)
     model = new_classifier(backbone, data.tasks, data.max_length, seed)

@@ -30,8 +30,8 @@ def predict_logits(
         for indices in batches:
             input_ids, mask = pad([encoded.encoding.ids[i] for i in indices], encoded.pad_id)
             outputs = classifier(torch.from_numpy(input_ids).to(device), torch.from_numpy(mask).to(device))
-            for name in logits:
-                logits[name][indices] = outputs.logits[name].float().cpu().numpy()
+            for name, values in logits.items():
+                values[indices] = outputs.logits[name].float().cpu().numpy()
             bar.advance(len(indices))
     classifier.train(was_training)
     return logits

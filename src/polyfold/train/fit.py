@@ -84,7 +84,7 @@ def fit(
 class _Run:
     """The state of one call of `fit`."""
 
-    def __init__(  # noqa: PLR0913  (it is built in one place, from fit's own arguments)
+    def __init__(  # noqa: PLR0913, PLR0917  (it is built in one place, from fit's own arguments)
         self, accelerator: Accelerator, model: Classifier, wrapped: nn.Module, optimizer: torch.optim.Optimizer,
         train: EncodedDocuments, objective: Objective, spec: FitSpec, weights: np.ndarray | None,
         context: FitContext,

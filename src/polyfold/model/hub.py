@@ -1,0 +1,27 @@
+"""Whether the model hub can be reached: asked once and quickly, before transformers retries for half a minute."""
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+TIMEOUT_SECONDS = 3.0
+
+
+def hub_options(source: str) -> dict[str, Any]:
+    """Keyword arguments for `from_pretrained`: only cached files where the hub does not answer.
+
+    A local folder needs nothing. Behind a proxy the question cannot be asked by hand, so transformers decides.
+    """
+    if Path(source).is_dir() or any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+        return {}
+    from huggingface_hub import constants
+
+    address = urlsplit(constants.ENDPOINT)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname or "", port), TIMEOUT_SECONDS).close()
+    except OSError:
+        return {"local_files_only": True}
+    return {}
