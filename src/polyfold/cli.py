@@ -146,7 +146,7 @@ def predict(
     )
     note(
         f"{summary.documents:,} documents in {summary.seconds:.1f} s "
-        f"({summary.documents_per_second:,.0f} a second); {summary.truncated:,} were longer than the model reads and were cut"
+        f"({summary.documents_per_second:,.0f} a second); {summary.truncated:,} were too long and were cut"
     )
 
 

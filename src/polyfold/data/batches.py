@@ -5,7 +5,7 @@ length put together, so that little is padding.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -42,6 +42,7 @@ class EncodedDocuments:
     documents: Documents
     encoding: Encoding
     pad_id: int
+    unknown_id: int | None = None
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -68,7 +69,20 @@ class EncodedDocuments:
 
 def encode(documents: Documents, tokenizer: Tokenizer, max_length: int) -> EncodedDocuments:
     """Tokenize a split once, before the first epoch."""
-    return EncodedDocuments(documents, tokenizer.encode(documents.texts, max_length), tokenizer.spec.pad_id)
+    encoding = tokenizer.encode(documents.texts, max_length)
+    return EncodedDocuments(documents, encoding, tokenizer.spec.pad_id, tokenizer.unknown_id)
+
+
+def drop_tokens(batch: Batch, share: float, unknown_id: int) -> Batch:
+    """A copy in which a random share of the tokens is unknown; a document's first and last token stay.
+
+    Feedback repeats few words for each label, and a model that may lean on any one of them overfits. The
+    teacher still sees the whole document, so its student also learns to fill the gaps.
+    """
+    positions = torch.arange(batch.input_ids.shape[1])
+    inner = (positions > 0) & (positions < batch.attention_mask.sum(dim=1, keepdim=True) - 1)
+    dropped = inner & (torch.rand(batch.input_ids.shape) < share)
+    return replace(batch, input_ids=batch.input_ids.masked_fill(dropped, unknown_id))
 
 
 def sampling_weights(documents: Documents, tasks: Sequence[Task], spec: BatchSpec) -> np.ndarray | None:
