@@ -33,3 +33,20 @@ def toy_texts():
     texts = [" ".join(random.choice(WORDS, random.integers(1, 26))) for _ in range(60)]
     assert len(set(texts)) == 60
     return texts
+
+
+@pytest.fixture(scope="session")
+def torch_toys(tmp_path_factory):
+    """Two real toy classifiers by family: the model, its int8 form, and their exports by precision and runtime."""
+    # Imported here: most tests run without torch, and half of them are about running without it.
+    from toys_pipeline import convolutional_model, quantized_toy, transformer_model, write_exports
+
+    toys = {}
+    for family, build in (("transformer", transformer_model), ("convolutional", convolutional_model)):
+        root = tmp_path_factory.mktemp(family)
+        model = build(root / "source")
+        folders = {"fp32": write_exports(root / "fp32", model, root / "source")}
+        quantized = quantized_toy(model)
+        folders["int8"] = write_exports(root / "int8", quantized, root / "source")
+        toys[family] = {"source": root / "source", "fp32": model, "int8": quantized, "folders": folders}
+    return toys

@@ -3,14 +3,17 @@
 import csv
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import torch
 import yaml
 
 from polyfold.artifact import digest_file
-from polyfold.model.backbone import Backbone, Transformer, use_backbone
-from polyfold.model.classifier import new_classifier
+from polyfold.export import OnnxRuntimeExport, OpenVinoExport, export
+from polyfold.model.backbone import Backbone, Transformer, token_embedding, use_backbone
+from polyfold.model.classifier import new_classifier, save_model
+from polyfold.model.quantized import HOOKS, quantize
 from polyfold.model.use_multilingual import UseConfig, UseMultilingual
 from polyfold.tasks import Task
 from polyfold.text import TokenizerSpec
@@ -211,3 +214,20 @@ def _spread(model, seed):
             head.weight.copy_(torch.randn(head.weight.shape, generator=generator))
     model.classifier.eval()
     return model
+
+
+def quantized_toy(model, seed=0):
+    """The model with fake quantizers, ranges from random ids: post-training int8."""
+    vocab = token_embedding(model.classifier.encoder).num_embeddings
+    drawn = [toy_ids(vocab, (8, 12), seed + number) for number in range(4)]
+    samples = [(torch.from_numpy(ids), torch.from_numpy(mask)) for ids, mask in drawn]
+    return replace(model, classifier=quantize(model.classifier, samples, len(samples)))
+
+
+def write_exports(folder, model, source):
+    """The model as a torch folder and in both runtimes: folders by runtime."""
+    precision = "int8" if any(HOOKS in name for name in model.classifier.state_dict()) else "fp32"
+    save_model(model, folder / "torch", source, precision)
+    for spec in (OnnxRuntimeExport(), OpenVinoExport()):
+        export(spec, model, source, folder / spec.kind)
+    return {runtime: folder / runtime for runtime in ("torch", "onnxruntime", "openvino")}

@@ -246,6 +246,7 @@ def perform(stage: Stage, root: Path, build: Callable[[Path], Mapping[str, Any]]
     """Run or reuse a stage, and say which; seconds are kept for the next dry run's estimate."""
     done = stage.finished(root)
     if done is not None:
+        done.verify()
         note(f"{stage.name}: finished earlier, reused")
         return done
     started = time.monotonic()

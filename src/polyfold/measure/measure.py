@@ -201,7 +201,7 @@ def _speed(
         stage="baseline",
         runtime="torch",
         precision="fp32",
-        weights="random",
+        weights="random" if baseline.weights == "random" else "trained",
         parameters_million=baseline.parameters / 1e6,
         trunk_parameters_million=baseline.trunk_parameters / 1e6,
         size_mb=baseline.parameters * 4 / 1e6,

@@ -87,14 +87,15 @@ def load_backbone(name: str, folder: Path, base: Path) -> Backbone:
     from transformers import AutoModel
 
     options = {"add_pooling_layer": False} if config.model_type != "distilbert" else {}
-    encoder = AutoModel.from_pretrained(source, config=config, **options, **hub_options(source))
+    # A half-precision checkpoint would come as it is stored, and nothing here trains in that.
+    encoder = AutoModel.from_pretrained(source, config=config, **options, **hub_options(source)).float()
     _copy_tokenizer_json(source, folder, config.model_type)
     pad_id = config.pad_token_id or 0
     return Backbone(
         family=config.model_type,
         module=Transformer(encoder),
         width=int(config.hidden_size),
-        config=config.to_dict(),
+        config={**config.to_dict(), "dtype": "float32"},
         tokenizer=TokenizerSpec(kind="tokenizers", file=TOKENIZER_JSON, pad_id=pad_id),
         max_length=int(config.max_position_embeddings) - family.position_offset,
         weights="random" if getattr(config, "polyfold_random_weights", False) else "trained",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from polyfold.artifact import CONFIG, ModelConfig, read_config, write_atomically, write_config
 from polyfold.batch import Outputs
 from polyfold.errors import InputError
-from polyfold.model.backbone import Backbone, Transformer, rebuild, token_embedding
+from polyfold.model.backbone import Backbone, Transformer, prefer_plain_attention, rebuild, token_embedding
 from polyfold.model.quantized import HOOKS, QUANTIZERS_FILE, quantizer_config, restore_quantizers
 from polyfold.tasks import Task
 
@@ -135,6 +135,8 @@ def load_model(folder: Path) -> Model:
     )
     classifier = Classifier(encoder, width, tasks)
     if (folder / QUANTIZERS_FILE).is_file():
+        # Quantizers of attention's products sit on operations that the fused attention does not run.
+        prefer_plain_attention(encoder)
         classifier = restore_quantizers(classifier, json.loads((folder / QUANTIZERS_FILE).read_bytes()))
     state = {inner_name(name, encoder): value for name, value in load_file(folder / config.file).items()}
     classifier.load_state_dict(state)

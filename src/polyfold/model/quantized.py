@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from polyfold.errors import MissingExtra
+from polyfold.system import telemetry_off
 
 QUANTIZERS_FILE = "quantizers.json"
 HOOKS = "__nncf_hooks"
@@ -56,6 +57,7 @@ def strip(module: nn.Module, example: tuple[Tensor, Tensor]) -> Any:
 
 
 def _nncf() -> Any:
+    telemetry_off()
     try:
         import nncf
     except ModuleNotFoundError:

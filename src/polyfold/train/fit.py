@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -18,11 +18,14 @@ from polyfold.artifact import CHECKPOINTS, write_atomically
 from polyfold.batch import Batch
 from polyfold.console import Bar, note, progress_bar
 from polyfold.data.batches import BatchSpec, EncodedDocuments, drop_tokens, plan_epoch, steps_per_epoch
-from polyfold.errors import InputError
+from polyfold.errors import InputError, MissingExtra
 from polyfold.model.backbone import token_embedding
 from polyfold.model.classifier import Classifier
 from polyfold.train.checkpoint import Progress, load_checkpoint, save_checkpoint
 from polyfold.train.objectives import Objective
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class FitSpec(BaseModel):
@@ -116,6 +119,7 @@ class _Run:
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.saved_at = time.monotonic()
+        self.board: SummaryWriter | None = None
 
     @property
     def global_step(self) -> int:
@@ -128,11 +132,15 @@ class _Run:
             self.progress, self.best = found
             note(f"{self.context.label}: resuming at epoch {self.progress.epoch + 1}, step {self.progress.step}")
         self._truncate_log()
+        if self.spec.tensorboard and self.accelerator.is_main_process:
+            self.board = _open_board(self.context.folder / "tensorboard", self.global_step)
         total = self.spec.epochs * self.per_epoch
         with progress_bar(self.context.label, total) as bar:
             bar.jump(self.global_step)
             while self.progress.epoch < self.spec.epochs and not self._out_of_patience():
                 self._epoch(bar)
+        if self.board is not None:
+            self.board.close()
         if self.best:
             self.model.load_state_dict(self.best)
         self.model.eval()
@@ -241,23 +249,34 @@ class _Run:
             return
         with self.log.open("a", encoding="utf8") as file:
             file.write(json.dumps({"step": self.global_step, **entry}) + "\n")
-        if self.spec.tensorboard:
-            _write_tensorboard(self.context.folder / "tensorboard", self.global_step, entry)
+        if self.board is not None:
+            for group in ("losses", "dev_macro_f1"):
+                for name, value in entry.get(group, {}).items():
+                    self.board.add_scalar(f"{group}/{name}", value, self.global_step)
 
     def _truncate_log(self) -> None:
         """Forget what a killed run logged after its last checkpoint: it will be logged again."""
         if not self.log.exists() or not self.accelerator.is_main_process:
             return
-        lines = self.log.read_text(encoding="utf8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.global_step]
-        write_atomically(self.log, "".join(f"{line}\n" for line in kept).encode())
+        kept = [line for line in self.log.read_bytes().splitlines() if self._logged_before(line)]
+        write_atomically(self.log, b"".join(line + b"\n" for line in kept))
+
+    def _logged_before(self, line: bytes) -> bool:
+        """Whether a line tells of a step and an epoch that the checkpoint has finished; a torn one does not."""
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            return False
+        # A checkpoint after an epoch's last step has its step count, but not yet its dev scores.
+        return bool(entry["step"] <= self.global_step and entry.get("epoch", 0) <= self.progress.epoch)
 
 
 def learning_rate_factor(step: int, total: int, spec: FitSpec) -> float:
     """Linear warm-up over a share of all steps, then decay to zero (or none)."""
     warm = spec.warmup * total
     if step < warm:
-        return (step + 1) / max(1.0, warm)
+        # The last step of a warm-up that is no whole number of steps would go beyond 1.
+        return min(1.0, (step + 1) / max(1.0, warm))
     left = 1.0 - (step - warm) / max(1.0, total - warm)
     match spec.decay:
         case "linear":
@@ -295,10 +314,10 @@ def _precision(spec: FitSpec) -> str:
     return "no" if spec.precision == "fp32" else spec.precision
 
 
-def _write_tensorboard(folder: Path, step: int, entry: Mapping[str, Any]) -> None:
-    from torch.utils.tensorboard import SummaryWriter
-
-    with SummaryWriter(str(folder)) as writer:
-        for group in ("losses", "dev_macro_f1"):
-            for name, value in entry.get(group, {}).items():
-                writer.add_scalar(f"{group}/{name}", value, step)
+def _open_board(folder: Path, step: int) -> "SummaryWriter":
+    """A TensorBoard writer that hides what a killed run logged after its last checkpoint."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError:
+        raise MissingExtra("tensorboard", "train") from None
+    return SummaryWriter(str(folder), purge_step=step)

@@ -101,7 +101,7 @@ def _prior(task: Task, labels: np.ndarray) -> Tensor:
     """Each label's share among the labelled training documents: float [labels]."""
     rows = labels[task.labelled(labels)]
     if task.multi_label:
-        return torch.from_numpy(rows.mean(axis=0).astype(np.float32))
+        return torch.from_numpy((rows.sum(axis=0) / max(1, len(rows))).astype(np.float32))
     counts = np.bincount(rows, minlength=len(task.labels))
     return torch.from_numpy((counts / max(1, counts.sum())).astype(np.float32))
 
