@@ -50,3 +50,11 @@ def torch_toys(tmp_path_factory):
         folders["int8"] = write_exports(root / "int8", quantized, root / "source")
         toys[family] = {"source": root / "source", "fp32": model, "int8": quantized, "folders": folders}
     return toys
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory):
+    """The whole of `polyfold run` once, by its own command: project folder, result folder, plan and what it said."""
+    from toys_pipeline import run_toy_project
+
+    return run_toy_project(tmp_path_factory.mktemp("project"))

@@ -1,4 +1,4 @@
-"""Finished folders: the manifest comes last, keys say everything, damage is found, writes are whole or not at all."""
+"""Finished folders: the manifest comes last, keys say everything, damage is found, writes are all or nothing."""
 
 import json
 import os
@@ -142,7 +142,9 @@ def test_the_key_is_the_same_in_another_process():
         "{'data': '0' * 64}).key)"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
-    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert found.stdout.strip() == STAGE.key
 
 

@@ -112,16 +112,15 @@ def test_a_recipe_that_is_not_there_or_not_text_is_refused(tmp_path):
 
 def test_yaml_words_that_look_like_truth_values_are_words(tmp_path):
     # YAML 1.1 reads `on` and `no` as true and false: a key of the logits loss, and Norwegian.
-    text = yaml.safe_dump(toy_recipe()) + "compress_by_name: {}\n"
-    recipe = load_recipe(write(tmp_path, text), ["data.languages=[no, de]", "compress_teacher=false"])
+    whole = yaml.safe_dump(toy_recipe(students=None)).replace("students: null\n", "students: []\n")
+    assert yaml.safe_load("[on, no]") == [True, False]
+    for key in ("on", '"on"'):
+        student = f"{{init: {{kind: teacher}}, losses: [{{kind: logits, {key}: all}}]}}"
+        recipe = load_recipe(write(tmp_path, whole.replace("students: []", f"students: [{student}]")))
+        assert recipe.students[0].losses[0].on == "all"
+    recipe = load_recipe(write(tmp_path, whole), ["data.languages=[no, de]", "compress_teacher=false"])
     assert recipe.data.languages == ("no", "de")
     assert recipe.compress_teacher is False
-    losses = "students.0.losses=[{kind: logits, on: all}]"
-    assert load_recipe(write(tmp_path, text), [losses]).students[0].losses[0].on == "all"
-    assert load_recipe(write(tmp_path, text.replace("\nteacher:", "\nseed: 3\nteacher:")), []).seed == 3
-    fit = "teacher: {backbone: toy-bert, mode: {kind: per_task}}\n"
-    own = yaml.safe_dump({**toy_recipe(), "teacher": None}).replace("teacher: null\n", fit)
-    assert load_recipe(write(tmp_path, own)).teacher.mode.kind == "per_task"
 
 
 def test_set_changes_the_named_key_and_nothing_else(tmp_path):

@@ -3,18 +3,24 @@
 import csv
 import json
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
+from typer.testing import CliRunner
 
 from polyfold.artifact import digest_file
+from polyfold.cli import app
 from polyfold.export import OnnxRuntimeExport, OpenVinoExport, export
+from polyfold.measure.report import Report, load_report
 from polyfold.model.backbone import Backbone, Transformer, token_embedding, use_backbone
 from polyfold.model.classifier import new_classifier, save_model
 from polyfold.model.quantized import HOOKS, quantize
 from polyfold.model.use_multilingual import UseConfig, UseMultilingual
+from polyfold.pipeline import Plan, plan
+from polyfold.recipe import load_recipe
 from polyfold.tasks import Task
 from polyfold.text import TokenizerSpec
 
@@ -191,6 +197,29 @@ def write_toy_project(folder, **changes):
     path = folder / "toy.yaml"
     path.write_text(yaml.safe_dump(toy_recipe(**changes), sort_keys=False), encoding="utf8")
     return path
+
+
+@dataclass(frozen=True)
+class ToyRun:
+    """A finished toy run: `plan` was made before it, `before` are the digests of every file it left."""
+
+    project: Path
+    recipe: Path
+    out: Path
+    plan: Plan
+    report: Report
+    said: str
+    before: dict[str, str]
+
+
+def run_toy_project(project):
+    """`polyfold run` on the toy project, in this process, with all it printed."""
+    recipe = write_toy_project(project)
+    chart = plan(load_recipe(recipe), project)
+    out = project / "out"
+    result = CliRunner().invoke(app, ["run", str(recipe), "--out", str(out)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return ToyRun(project, recipe, out, chart, load_report(out), result.output, digests(out))
 
 
 def quality(report):

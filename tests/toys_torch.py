@@ -137,9 +137,7 @@ def write_word_piece_json(path):
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    tokenizer.add_special_tokens(
-        [AddedToken(name) for name in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")]
-    )
+    tokenizer.add_special_tokens([AddedToken(name) for name in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")])
     tokenizer.save(str(path))
 
 

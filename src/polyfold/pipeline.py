@@ -24,6 +24,7 @@ from polyfold.measure import measure as measuring
 from polyfold.measure.card import CARD, CardFacts, model_card
 from polyfold.measure.measure import Candidate, measure
 from polyfold.measure.report import Report, load_report, write_report
+from polyfold.model.backbone import backbone_files
 from polyfold.model.classifier import load_model
 from polyfold.recipe import TEACHER, Recipe
 from polyfold.train import distill as distilling
@@ -109,15 +110,17 @@ def run(recipe: Recipe, base: Path, root: Path) -> Report:
 
 
 def plan(recipe: Recipe, base: Path) -> Plan:
-    """All stages of the recipe with their keys; reads the data files' digests and nothing else."""
+    """All stages of the recipe with their keys; reads the files that data and local backbones are made of."""
     data = data_stage(recipe.data, base, recipe.seed)
     tasks = tuple(task.name for task in recipe.data.tasks)
-    teachers = tuple(_teacher_stage(recipe, data, names) for names in recipe.teacher.task_sets(tasks))
+    files = backbone_files(recipe.teacher.backbone, base)
+    teachers = tuple(_teacher_stage(recipe, data, names, files) for names in recipe.teacher.task_sets(tasks))
     keys = tuple(stage.key for stage in teachers)
     starts = [(TEACHER, teachers[0])] if recipe.folds_teacher else []
     for student in recipe.students:
         spec = {**student.model_dump(mode="json"), "seed": recipe.seed}
-        stage = Stage("student", student.name, distilling.STAGE_VERSION, spec, (data.key, *keys))
+        files = backbone_files(student.init.name, base) if student.init.kind == "backbone" else {}
+        stage = Stage("student", student.name, distilling.STAGE_VERSION, spec, (data.key, *keys), files)
         starts.append((student.name, stage))
     lines = tuple(_line(name, start, recipe, data, keys) for name, start in starts)
     everything = [stage for line in lines for stage in line.stages()]
@@ -126,10 +129,10 @@ def plan(recipe: Recipe, base: Path) -> Plan:
     return Plan(data, teachers, lines, Stage("measure", "report", measuring.STAGE_VERSION, spec, parents))
 
 
-def _teacher_stage(recipe: Recipe, data: Stage, names: tuple[str, ...]) -> Stage:
+def _teacher_stage(recipe: Recipe, data: Stage, names: tuple[str, ...], files: Mapping[str, str]) -> Stage:
     name = TEACHER if recipe.teacher.mode.kind == "multi_task" else f"{TEACHER}-{names[0]}"
     spec = {**recipe.teacher.model_dump(mode="json"), "tasks": list(names), "seed": recipe.seed}
-    return Stage("teacher", name, teaching.STAGE_VERSION, spec, (data.key,))
+    return Stage("teacher", name, teaching.STAGE_VERSION, spec, (data.key,), files)
 
 
 def _line(name: str, start: Stage, recipe: Recipe, data: Stage, teachers: tuple[str, ...]) -> Line:

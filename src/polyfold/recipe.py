@@ -1,6 +1,7 @@
 """The recipe: one experiment as one frozen, validated value, read from YAML. Its hash names the run."""
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +21,8 @@ from polyfold.train.teacher import TeacherSpec
 TEACHER = "teacher"
 
 Steps = tuple[StepSpec, ...]
+
+TRUTH = "tag:yaml.org,2002:bool"
 
 
 class Recipe(BaseModel):
@@ -51,6 +54,16 @@ class Recipe(BaseModel):
                 raise ValueError(f"two students are named '{name}'; give each a name of its own")
         if TEACHER in names:
             raise ValueError("a student cannot be named 'teacher'; its compressed form is a row already")
+        kinds = [target.kind for target in self.export]
+        for kind in kinds:
+            if kinds.count(kind) > 1:
+                raise ValueError(f"export names '{kind}' twice; `bf16: true` adds its row to the one export")
+        for steps in (self.compress, *self.compress_by_name.values()):
+            kinds = [step.kind for step in steps]
+            if "int8_qat" in kinds[:-1]:
+                raise ValueError(
+                    "int8_qat must be the last step: what is quantized can no longer be cut or trained"
+                )
         for name in self.compress_by_name:
             if name not in (*names, TEACHER):
                 raise ValueError(f"compress_by_name: there is no student '{name}'; there are {names}")
@@ -74,7 +87,7 @@ class Recipe(BaseModel):
 def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """Read a YAML recipe and apply `a.b=value` changes; InputError names the key that does not fit."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf8"))
+        content = _parse(path.read_text(encoding="utf8"))
     except FileNotFoundError:
         raise InputError("there is no such recipe", file=path, hint="see recipes/ for examples") from None
     except (UnicodeDecodeError, IsADirectoryError) as error:
@@ -91,13 +104,30 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
         raise _explained(error, path) from None
 
 
+class _Words(yaml.SafeLoader):
+    """YAML 1.2's truth values: by 1.1, `on` (a key of the logits loss) and `no` (Norwegian) are no words."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  (PyYAML's own class attribute)
+        first: [(tag, pattern) for tag, pattern in found if tag != TRUTH]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Words.add_implicit_resolver(TRUTH, re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
+def _parse(text: str) -> Any:
+    # A safe loader all the same: it builds nothing but plain values.
+    return yaml.load(text, Loader=_Words)
+
+
 def changed(content: Mapping[str, Any], change: str) -> dict[str, Any]:
     """A copy of the recipe with one `a.b=value` applied; numbers in the path index lists, the value is YAML."""
     key, equals, value = change.partition("=")
     if not equals or not key.strip():
         raise InputError(f"'--set {change}' is not of the form a.b=value", hint="for example: --set seed=1")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = _parse(value)
     except yaml.YAMLError as error:
         raise InputError(f"'--set {change}': the value is not valid YAML: {error}") from None
     copied = _set(content, key.strip().split("."), parsed, change)

@@ -55,7 +55,7 @@ def telemetry_off() -> None:
 
 def cores() -> int:
     """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return len(psutil.Process().cpu_affinity()) if platform.system() == "Linux" else (os.cpu_count() or 1)
 
 
 def seed_numpy(seed: int) -> None:

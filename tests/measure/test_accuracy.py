@@ -3,8 +3,9 @@ import pytest
 from toy_run import LANGUAGES, TASKS, make_documents, make_logits
 
 from polyfold import metrics
-from polyfold.measure.accuracy import Quality, calibrate, label_agreement, score
+from polyfold.measure.accuracy import Quality, label_agreement, score
 from polyfold.measure.report import QUALITY_FIELDS
+from polyfold.train.evaluate import calibrate
 
 # No threshold stands at 0.5, no temperature at 1.
 TUNED = tuple(

@@ -38,7 +38,11 @@ def test_a_saved_model_comes_back_bit_for_bit(toy, precision):
     expected = TorchSession(model.classifier).run(ids, mask)
     for name, values in TorchSession(loaded.classifier).run(ids, mask).items():
         np.testing.assert_array_equal(values, expected[name])
-    assert (loaded.tasks, loaded.max_length, loaded.parameters) == (model.tasks, model.max_length, model.parameters)
+    assert (loaded.tasks, loaded.max_length, loaded.parameters) == (
+        model.tasks,
+        model.max_length,
+        model.parameters,
+    )
 
 
 def test_the_quantizers_configuration_survives_json(toy):

@@ -118,17 +118,25 @@ masks_of_any_pattern = st.fixed_dictionaries(
 @given(masks_of_any_pattern, st.integers(0, 9))
 def test_the_label_loss_is_eq_1_for_any_pattern_of_missing_labels(masks, seed):
     model, documents = Table(seed), make_documents(seed, masks)
-    found = step_loss(TaskObjective(TASKS, (LabelLoss(),), documents), model, [make_batch(documents, range(COUNT))])
+    found = step_loss(
+        TaskObjective(TASKS, (LabelLoss(),), documents), model, [make_batch(documents, range(COUNT))]
+    )
     assert float(found["labels"].detach()) == pytest.approx(eq1(model, documents), rel=1e-5)
 
 
 @settings(deadline=None, max_examples=50)
 @given(
-    masks_of_any_pattern, st.permutations(range(COUNT)), st.sets(st.integers(1, COUNT - 1)), st.sampled_from(["labelled", "all"])
-)  # fmt: skip
+    masks_of_any_pattern,
+    st.permutations(range(COUNT)),
+    st.sets(st.integers(1, COUNT - 1)),
+    st.sampled_from(["labelled", "all"]),
+)
 def test_the_gradient_is_the_same_however_the_step_is_cut_into_batches(masks, order, cuts, on):
     documents = make_documents(0, masks)
-    losses = (LabelLoss(class_weights="balanced", logit_adjustment=0.5), LogitLoss(weight=0.7, temperature=2, on=on))
+    losses = (
+        LabelLoss(class_weights="balanced", logit_adjustment=0.5),
+        LogitLoss(weight=0.7, temperature=2, on=on),
+    )
     gradients = []
     for pieces in ([list(range(COUNT))], [list(part) for part in np.split(np.array(order), sorted(cuts))]):
         model = Table(1)
@@ -194,7 +202,9 @@ def test_a_teacher_that_does_not_know_a_task_leaves_that_head_alone():
 
 def single_gradient(loss, documents, rows):
     model = Table(0)
-    sum(step_loss(TaskObjective(TASKS, (loss,), documents), model, [make_batch(documents, rows)]).values()).backward()
+    sum(
+        step_loss(TaskObjective(TASKS, (loss,), documents), model, [make_batch(documents, rows)]).values()
+    ).backward()
     return {name: value.grad for name, value in model.logits.items()}
 
 
@@ -249,7 +259,9 @@ def test_logit_adjustment_is_eq_1_at_logits_shifted_by_the_training_prior():
 
 def test_two_losses_of_one_kind_are_both_counted():
     documents = make_documents(0, {})
-    objective = TaskObjective(TASKS, (LogitLoss(weight=1.0), LogitLoss(weight=2.0)), documents, TableTeacher(Table(1)))
+    objective = TaskObjective(
+        TASKS, (LogitLoss(weight=1.0), LogitLoss(weight=2.0)), documents, TableTeacher(Table(1))
+    )
     found = step_loss(objective, Table(0), [make_batch(documents, range(COUNT))])
     first, second = (float(value.detach()) for value in found.values())
     assert second == pytest.approx(2 * first)

@@ -20,13 +20,16 @@ from polyfold.train.objectives import LossSpec, TaskObjective
 class Int8Qat(BaseModel):
     """Quantize to int8, calibrate on `calibration_documents`, then train `fit.epochs` with the quantizers in.
 
-    With `epochs: 0` it is post-training quantization. `losses` default to Eq. 2 with the recipe's teacher.
+    Fake quantization makes a step several times slower and little is left to learn, so a random sample of
+    `documents` training documents is enough (None: all). With `epochs: 0` it is post-training quantization.
+    `losses` default to Eq. 2 with the recipe's teacher.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["int8_qat"] = "int8_qat"
     calibration_documents: int = Field(default=512, ge=8)
+    documents: int | None = Field(default=20_000, ge=1)
     losses: tuple[LossSpec, ...] = (LabelLoss(), LogitLoss())
     fit: FitSpec = FitSpec(epochs=1, learning_rate=2e-5)
 
@@ -34,8 +37,11 @@ class Int8Qat(BaseModel):
 def int8_qat(spec: Int8Qat, model: Model, bench: Bench) -> tuple[Model, dict[str, float]]:
     """The model with trained fake quantizers; exported, they become the Q/DQ nodes of an int8 graph."""
     prefer_plain_attention(model.classifier.encoder)
-    train = bench.encode(model, bench.data.train)
     generator = np.random.default_rng(bench.seed)
+    documents = bench.data.train
+    if spec.documents is not None and spec.documents < len(documents):
+        documents = documents.take(generator.permutation(len(documents))[: spec.documents])
+    train = bench.encode(model, documents)
     chosen = generator.choice(len(train), size=min(len(train), spec.calibration_documents), replace=False)
     samples = []
     for start in range(0, len(chosen), 8):
@@ -45,10 +51,10 @@ def int8_qat(spec: Int8Qat, model: Model, bench: Bench) -> tuple[Model, dict[str
     assert isinstance(quantized, Classifier)
     fake = Model(quantized, model.tasks, model.backbone, model.max_length)
     losses = tuple(loss for loss in spec.losses if loss.kind != "logits" or bench.teach is not None)
-    teacher = bench.teach(bench.data.train) if bench.teach is not None and spec.fit.epochs else None
     if spec.fit.epochs == 0:
         return fake, {}
-    objective = TaskObjective(model.tasks, losses, bench.data.train, teacher)
+    teacher = bench.teach(documents) if bench.teach is not None else None
+    objective = TaskObjective(model.tasks, losses, documents, teacher)
     context = FitContext(bench.folder, bench.seed, bench.label, bench.evaluate(fake))
     result = fit(quantized, train, objective, spec.fit, None, context)
     return fake, {"dev_macro_f1": result.best_score}

@@ -134,7 +134,7 @@ def split_step(indices: np.ndarray, lengths: np.ndarray, spec: BatchSpec) -> lis
         widest = max(longest, length)
         count = position - start
         over = (count + 1) * widest > spec.token_budget
-        uneven = spec.length_grouping == "step" and count >= 8 and length > 1.5 * lengths[chosen[start]] + 4
+        uneven = spec.length_grouping == "step" and count >= 16 and length > 1.5 * lengths[chosen[start]] + 4
         if count and (over or uneven):
             batches.append(chosen[start:position])
             start, widest = position, length

@@ -65,8 +65,8 @@ def lineage(row: Row, rows: Sequence[Row]) -> str | None:
 
 
 def is_int8(row: Row) -> bool:
-    """Whether its matrix products run in int8, alone or beside bf16."""
-    return "int8" in row.precision
+    """Whether its matrix products run in int8, alone or beside bf16; torch only imitates that, in fp32."""
+    return "int8" in row.precision and row.runtime != "torch"
 
 
 def best_int8(report: Report) -> Row | None:

@@ -4,7 +4,6 @@ A backbone turns token ids into one vector a document. Transformers families are
 the case study's classifiers are; the embedded encoder pools by itself.
 """
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from polyfold.artifact import digest_file
 from polyfold.errors import InputError
 from polyfold.model import use_multilingual
 from polyfold.model.hub import hub_options
@@ -89,7 +89,7 @@ def load_backbone(name: str, folder: Path, base: Path) -> Backbone:
     options = {"add_pooling_layer": False} if config.model_type != "distilbert" else {}
     # A half-precision checkpoint would come as it is stored, and nothing here trains in that.
     encoder = AutoModel.from_pretrained(source, config=config, **options, **hub_options(source)).float()
-    _copy_tokenizer_json(source, folder, config.model_type)
+    _copy_tokenizer_json(source, folder, config)
     pad_id = config.pad_token_id or 0
     return Backbone(
         family=config.model_type,
@@ -100,6 +100,15 @@ def load_backbone(name: str, folder: Path, base: Path) -> Backbone:
         max_length=int(config.max_position_embeddings) - family.position_offset,
         weights="random" if getattr(config, "polyfold_random_weights", False) else "trained",
     )
+
+
+def backbone_files(name: str, base: Path) -> dict[str, str]:
+    """SHA-256 of every file of a local backbone folder, by its path there; nothing for a name of the hub's."""
+    folder = Path(_source(name, base))
+    if not folder.is_dir():
+        return {}
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): digest_file(path) for path in files}
 
 
 def use_backbone(module: use_multilingual.UseMultilingual, tokenizer: TokenizerSpec) -> Backbone:
@@ -122,7 +131,7 @@ def token_lengths(name: str, texts: Mapping[str, Sequence[str]], base: Path) -> 
             spec = use_multilingual.copy_tokenizer(folder)
         else:
             source = _source(name, base)
-            _copy_tokenizer_json(source, folder, _auto_config(source, name).model_type)
+            _copy_tokenizer_json(source, folder, _auto_config(source, name))
             spec = TokenizerSpec(kind="tokenizers", file=TOKENIZER_JSON, pad_id=0)
         tokenizer = open_tokenizer(folder, spec)
         return {split: tokenizer.encode(list(some), NO_LIMIT).lengths for split, some in texts.items()}
@@ -202,7 +211,7 @@ def _auto_config(source: str, name: str) -> Any:
         ) from None
 
 
-def _copy_tokenizer_json(source: str, folder: Path, family: str) -> None:
+def _copy_tokenizer_json(source: str, folder: Path, config: Any) -> None:
     """Bring any of the ways a tokenizer is published to one `tokenizer.json`."""
     local = Path(source) / TOKENIZER_JSON
     if local.is_file():
@@ -211,28 +220,27 @@ def _copy_tokenizer_json(source: str, folder: Path, family: str) -> None:
     from transformers import AutoTokenizer, XLMRobertaTokenizer
 
     # Multilingual-MiniLM (v1) is a BERT over XLM-R's SentencePiece vocabulary: AutoTokenizer looks for word
-    # pieces and fails, so the class is chosen by the file that is there.
+    # pieces and fails, so the class is chosen by the file that is there, or by the name in its configuration.
     sentencepiece = Path(source) / "sentencepiece.bpe.model"
-    named = _tokenizer_class(Path(source))
-    if family == "bert" and (sentencepiece.is_file() or named == "XLMRobertaTokenizer"):
-        tokenizer = XLMRobertaTokenizer.from_pretrained(source, **hub_options(source))
-    else:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, **hub_options(source))
-        except (OSError, ValueError, KeyError) as error:
-            first = str(error).splitlines()[0]
-            raise InputError(f"the backbone's tokenizer cannot be loaded: {first}", file=source) from None
+    named = getattr(config, "tokenizer_class", None) == "XLMRobertaTokenizer"
+    kind = (
+        XLMRobertaTokenizer
+        if config.model_type == "bert" and (sentencepiece.is_file() or named)
+        else AutoTokenizer
+    )
+    try:
+        tokenizer = kind.from_pretrained(source, **hub_options(source))
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).splitlines()[0]
+        raise InputError(f"the backbone's tokenizer cannot be loaded: {first}", file=source) from None
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise InputError("the backbone has no fast tokenizer", file=source, hint="convert it to a tokenizer.json")
+    # Where the vocabulary's file is missing, transformers makes a tokenizer of the special tokens alone.
+    if backend.get_vocab_size() <= len(backend.get_added_tokens_decoder()):
+        raise InputError(
+            "the backbone has no tokenizer: its vocabulary holds special tokens only",
+            file=source,
+            hint="put its tokenizer.json, vocab.txt or sentencepiece.bpe.model there",
+        )
     (folder / TOKENIZER_JSON).write_text(backend.to_str(), encoding="utf8")
-
-
-def _tokenizer_class(folder: Path) -> str | None:
-    for name in ("tokenizer_config.json", "config.json"):
-        path = folder / name
-        if path.is_file():
-            found = json.loads(path.read_text(encoding="utf8")).get("tokenizer_class")
-            if found:
-                return str(found)
-    return None

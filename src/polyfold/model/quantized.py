@@ -1,6 +1,7 @@
 """Fake quantization on a classifier: put there by NNCF, saved as JSON beside the weights, restored from it."""
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -58,6 +59,8 @@ def strip(module: nn.Module, example: tuple[Tensor, Tensor]) -> Any:
 
 def _nncf() -> Any:
     telemetry_off()
+    # NNCF compiles a small helper on first use and gives up after a minute, which a busy machine may need.
+    os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "600")
     try:
         import nncf
     except ModuleNotFoundError:

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from polyfold.model.backbone import Backbone, Transformer, replace_embedding, token_embedding, use_backbone
 from polyfold.model.use_multilingual import UseConfig, UseMultilingual
 
+# Speed is measured on 128 tokens, whatever the texts' own limit: that many positions cost next to nothing.
+DENSE_WIDTH = 128
+
 
 class BackboneInit(BaseModel):
     """A published backbone: `use-multilingual`, a hub id, or a folder in the hub's layout."""
@@ -125,7 +128,7 @@ def _transformer(init: TransformerInit, teacher: Backbone, vocab: int, max_lengt
         num_hidden_layers=init.layers,
         num_attention_heads=init.heads,
         intermediate_size=init.feed_forward or 4 * init.width,
-        max_position_embeddings=max_length,
+        max_position_embeddings=max(max_length, DENSE_WIDTH),
         # The teacher's pad id may be a real piece's (SentencePiece models without <pad>): it must keep learning.
         pad_token_id=None,
     )

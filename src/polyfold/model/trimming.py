@@ -16,7 +16,7 @@ from polyfold.text import TokenizerSpec, open_tokenizer
 
 
 class TrimVocabulary(BaseModel):
-    """Keep the pieces that make up `coverage` of the tokens of the training texts, or the `size` most frequent.
+    """Keep the pieces that make up `coverage` of the tokens of the training texts, and no more than `size`.
 
     `keep_characters` keeps every single character of the scripts seen, so that an unseen word falls back to
     characters before it falls to the unknown piece. `unlabelled` counts on the unlabelled texts as well.

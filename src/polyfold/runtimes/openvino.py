@@ -1,5 +1,6 @@
 """OpenVINO on the processor, from its own IR or straight from ONNX."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +33,7 @@ class OpenVinoSession:
 def open_openvino(folder: Path, config: ModelConfig, tasks: Sequence[Task], spec: SessionSpec) -> Session:
     """Compile the .xml or .onnx file of a model folder; a missing, corrupt or foreign file is an InputError."""
     telemetry_off()
-    try:
-        import openvino
-    except ModuleNotFoundError:
-        raise MissingExtra("openvino", "openvino") from None
-    core = openvino.Core()
+    core = _core()
     path = model_file(folder, config)
     try:
         model = core.read_model(path)
@@ -57,6 +54,21 @@ def open_openvino(folder: Path, config: ModelConfig, tasks: Sequence[Task], spec
         for task in tasks
     }
     return OpenVinoSession(compiled.create_infer_request(), positions)
+
+
+@functools.cache
+def _core() -> Any:
+    """The process's one OpenVINO core.
+
+    Its processor plugin gives the thread a signal stack of its own and, of two plugins, the one that goes last
+    puts back the other's, which is freed: the next Ctrl-C is a segmentation fault (seen in 2026.4). So the one
+    there is never goes.
+    """
+    try:
+        import openvino
+    except ModuleNotFoundError:
+        raise MissingExtra("openvino", "openvino") from None
+    return openvino.Core()
 
 
 def _properties(spec: SessionSpec) -> dict[str, Any]:

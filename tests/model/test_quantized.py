@@ -1,0 +1,77 @@
+"""Fake quantization on toys: it is near the model it came from, trains, and comes back from disk bit for bit."""
+
+import json
+
+import pytest
+import torch
+
+from polyfold.model.backbone import prefer_plain_attention
+from polyfold.model.classifier import Model, load_model, new_classifier, own_parameters, save_model
+from polyfold.model.quantized import HOOKS, quantize, quantizer_config, strip
+from polyfold.text import open_tokenizer, pad
+from toys_torch import MAX_LENGTH, TASKS, toy_documents, toy_model
+
+
+def batches(folder, model, count=16, size=8):
+    texts = toy_documents(count, 1).texts
+    ids = open_tokenizer(folder, model.backbone.tokenizer).encode(texts, model.max_length).ids
+    return [
+        tuple(torch.from_numpy(array) for array in pad(ids[start : start + size], model.backbone.tokenizer.pad_id))
+        for start in range(0, count, size)
+    ]
+
+
+def described(module):
+    """The quantizers' configuration in an order of its own."""
+    return sorted(json.dumps(one, sort_keys=True) for one in quantizer_config(module)["compression_state"])
+
+
+@pytest.fixture(params=["use-multilingual", "bert"])
+def plain(request, load, tmp_path):
+    """A toy classifier and the folder with its tokenizer."""
+    if request.param == "use-multilingual":
+        return toy_model(tmp_path / "source"), tmp_path / "source"
+    loaded = load("bert")
+    return new_classifier(loaded.backbone, TASKS, MAX_LENGTH, 0), loaded.folder
+
+
+def test_fake_quantizers_are_close_to_the_model_trainable_and_saved_whole(plain, tmp_path):
+    model, source = plain
+    samples = batches(source, model)
+    # As the compression step does: a fused attention would hide its matrix products from the quantizers.
+    prefer_plain_attention(model.classifier.encoder)
+    with torch.no_grad():
+        exact = model.classifier.eval()(*samples[0]).logits
+    parameters = model.parameters
+    quantized = quantize(model.classifier, samples, len(samples))
+    fake = Model(quantized, model.tasks, model.backbone, model.max_length)
+    assert fake.parameters == parameters
+    assert any(HOOKS in name for name in quantized.state_dict())
+    assert not any(HOOKS in name for name in own_parameters(quantized))
+
+    quantized.train()
+    outputs = quantized(*samples[0]).logits
+    sum(values.square().sum() for values in outputs.values()).backward()
+    scales = [value.grad for name, value in quantized.named_parameters() if HOOKS in name and value.requires_grad]
+    assert scales
+    assert any(grad is not None and torch.count_nonzero(grad) for grad in scales)
+    with torch.no_grad():
+        for name, parameter in quantized.named_parameters():
+            if HOOKS not in name:
+                parameter.add_(0.001 * torch.sign(parameter))
+        expected = quantized.eval()(*samples[0]).logits
+    for name, values in expected.items():
+        spread = float(exact[name].std())
+        assert 0 < float((values - exact[name]).abs().max()) < spread, name
+
+    save_model(fake, tmp_path / "saved", source, "int8")
+    again = load_model(tmp_path / "saved")
+    assert again.parameters == parameters
+    assert described(again.classifier) == described(quantized)
+    with torch.no_grad():
+        for batch in samples:
+            found, wanted = again.classifier(*batch).logits, quantized(*batch).logits
+            assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+        stripped = strip(again.classifier, samples[0])(*samples[0]).logits
+    for name, values in stripped.items():
+        assert torch.allclose(values, expected[name], atol=0.05 * float(exact[name].std())), name

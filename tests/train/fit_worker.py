@@ -1,0 +1,100 @@
+"""A process of its own: `kills FOLDER PLAN` trains a toy and is killed as planned, `train FOLDER` trains one.
+
+A plan is a JSON list of deaths: {"seconds": s} is SIGKILL from outside after so long, {"call": name, "count": n}
+is SIGKILL from inside right before the n-th call of a function that the loop or its checkpoints use. Each death is
+a forked child, so that torch is imported once; the last child lives.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from toy_fit import fit_spec, state, train_toy
+
+from polyfold.model.classifier import new_classifier
+from polyfold.model.student import TransformerInit, build_small
+from polyfold.train import checkpoint
+from polyfold.train import fit as loop
+from toys_torch import MAX_LENGTH, TASKS, toy_use_backbone
+
+SPEC = fit_spec(
+    epochs=3, head_dropout=0.2, token_dropout=0.2, checkpoint_minutes=0.0, batch={"documents_per_step": 5}
+)
+
+SHARED = fit_spec(epochs=1, batch={"documents_per_step": 4, "token_budget": 40, "length_grouping": "none"})
+SHARED_SEED = 3
+
+
+def run(folder):
+    """The training itself; its final weights and result go to the folder."""
+    model, result = train_toy(folder, SPEC)
+    save_file(state(model), folder / "final.safetensors")
+    (folder / "result.json").write_text(json.dumps([result.best_score, result.best_epoch, result.history]))
+
+
+def die_before(name, count):
+    """Kill this process right before the count-th call of the named function."""
+    owners = {
+        "save_file": checkpoint,
+        "rmtree": shutil,
+        "rename": Path,
+        "_write_log": loop._Run,
+        "_save": loop._Run,
+    }
+    owner = owners[name]
+    original = getattr(owner, name)
+    calls = 0
+
+    def counted(*arguments, **options):
+        nonlocal calls
+        calls += 1
+        if calls == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+
+    setattr(owner, name, counted)
+
+
+def child(folder, death):
+    """Fork, train and die; returns how it ended: "killed" or "finished"."""
+    pid = os.fork()
+    if pid == 0:
+        if "call" in death:
+            die_before(death["call"], death["count"])
+        run(folder)
+        os._exit(0)
+    if "seconds" in death:
+        time.sleep(death["seconds"])
+        os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    return "killed" if os.WIFSIGNALED(status) else f"finished with {os.WEXITSTATUS(status)}"
+
+
+def train_transformer(folder):
+    """Some steps of a small transformer: its buffers and odd numbers of batches are what processes trip over."""
+    source = folder / "source"
+    teacher = toy_use_backbone(source)
+    counts = np.ones(teacher.config["vocab_size"], dtype=np.int64)
+    small = build_small(TransformerInit(layers=1, width=16, heads=2), teacher, counts, MAX_LENGTH, 0)
+    for module in small.module.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    model = new_classifier(small, TASKS, MAX_LENGTH, 0)
+    model, _ = train_toy(folder, SHARED, model, seed=SHARED_SEED)
+    if int(os.environ.get("RANK", "0")) == 0:
+        save_file(state(model), folder / "final.safetensors")
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[2])
+    if sys.argv[1] == "train":
+        train_transformer(target)
+    else:
+        print(json.dumps([child(target, death) for death in json.loads(sys.argv[3])]))
