@@ -136,22 +136,28 @@ def predict(
     bf16: Annotated[bool, typer.Option("--bf16", help="OpenVINO: bfloat16 for what is not int8.")] = False,
 ) -> None:
     """Label a file of texts, in input order, with flat memory."""
+    from pydantic import ValidationError
+
     from polyfold.bulk import BulkSpec, predict_file
     from polyfold.predictor import Predictor
 
-    spec = BulkSpec.model_validate(
-        {
-            "text": text,
-            "id": id_column,
-            "source_format": source_format,
-            "target_format": target_format,
-            "tasks": tuple(tasks) if tasks else None,
-            "thresholds": _thresholds(thresholds or []),
-            "probabilities": probabilities,
-            "include_text": include_text,
-            "keep": "all" if keep == ["all"] else tuple(keep or ()),
-        }
-    )
+    settings = {
+        "text": text,
+        "id": id_column,
+        "source_format": source_format,
+        "target_format": target_format,
+        "tasks": tuple(tasks) if tasks else None,
+        "thresholds": _thresholds(thresholds or []),
+        "probabilities": probabilities,
+        "include_text": include_text,
+        "keep": "all" if keep == ["all"] else tuple(keep or ()),
+    }
+    try:
+        spec = BulkSpec.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = {"source_format": "--from", "target_format": "--to"}.get(str(first["loc"][0]), first["loc"][0])
+        raise InputError(f"'{option} {first['input']}': {first['msg']}") from None
     predictor = Predictor.open(model, threads=threads, bf16=bf16)
     summary = predict_file(
         predictor, "-" if source == "-" else Path(source), "-" if out == "-" else Path(out), spec

@@ -59,8 +59,7 @@ class Recipe(BaseModel):
             if kinds.count(kind) > 1:
                 raise ValueError(f"export names '{kind}' twice; `bf16: true` adds its row to the one export")
         for steps in (self.compress, *self.compress_by_name.values()):
-            kinds = [step.kind for step in steps]
-            if "int8_qat" in kinds[:-1]:
+            if any(step.kind == "int8_qat" for step in steps[:-1]):
                 raise ValueError(
                     "int8_qat must be the last step: what is quantized can no longer be cut or trained"
                 )

@@ -1,5 +1,6 @@
 """OpenVINO sessions: parity with ONNX Runtime, both file formats, options, and unusable files."""
 
+import subprocess
 import sys
 
 import numpy as np
@@ -86,3 +87,20 @@ def test_without_the_package_the_extra_is_named(toy_folders, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingExtra, match=r"polyfold\[openvino\]"):
         opened(toy_folders["openvino"])
+
+
+def test_closed_models_leave_the_process_able_to_take_a_signal(toy_folders):
+    script = (
+        "import os, signal, time\n"
+        "from polyfold.predictor import Predictor\n"
+        f"opened = [Predictor.open({str(toy_folders['openvino'])!r}) for _ in range(3)]\n"
+        "while opened:\n"
+        "    opened.pop(0).predict(['w1'])\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(5)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr

@@ -28,8 +28,8 @@ SPEC = fit_spec(
     epochs=3, head_dropout=0.2, token_dropout=0.2, checkpoint_minutes=0.0, batch={"documents_per_step": 5}
 )
 
-SHARED = fit_spec(epochs=1, batch={"documents_per_step": 4, "token_budget": 40, "length_grouping": "none"})
-SHARED_SEED = 3
+SHARED = fit_spec(epochs=1, batch={"documents_per_step": 5, "token_budget": 40, "length_grouping": "none"})
+SHARED_SEED = 28
 
 
 def run(folder):

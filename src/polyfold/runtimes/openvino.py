@@ -1,7 +1,7 @@
 """OpenVINO on the processor, from its own IR or straight from ONNX."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,11 @@ class OpenVinoSession:
 def open_openvino(folder: Path, config: ModelConfig, tasks: Sequence[Task], spec: SessionSpec) -> Session:
     """Compile the .xml or .onnx file of a model folder; a missing, corrupt or foreign file is an InputError."""
     telemetry_off()
-    core = _core()
+    try:
+        from openvino import Core
+    except ModuleNotFoundError:
+        raise MissingExtra("openvino", "openvino") from None
+    core = _only(Core)
     path = model_file(folder, config)
     try:
         model = core.read_model(path)
@@ -57,18 +61,14 @@ def open_openvino(folder: Path, config: ModelConfig, tasks: Sequence[Task], spec
 
 
 @functools.cache
-def _core() -> Any:
+def _only(core: Callable[[], Any]) -> Any:
     """The process's one OpenVINO core.
 
     Its processor plugin gives the thread a signal stack of its own and, of two plugins, the one that goes last
-    puts back the other's, which is freed: the next Ctrl-C is a segmentation fault (seen in 2026.4). So the one
-    there is never goes.
+    puts back the other's, which is freed: the next Ctrl-C is a segmentation fault (seen in 2026.4). So there is
+    one, and it never goes.
     """
-    try:
-        import openvino
-    except ModuleNotFoundError:
-        raise MissingExtra("openvino", "openvino") from None
-    return openvino.Core()
+    return core()
 
 
 def _properties(spec: SessionSpec) -> dict[str, Any]:
