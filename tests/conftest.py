@@ -54,7 +54,7 @@ def torch_toys(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def toy_run(tmp_path_factory):
-    """The whole of `polyfold run` once, by its own command: project folder, result folder, plan and what it said."""
+    """All of `polyfold run` once, by its own command: project folder, result folder, plan, what it said."""
     from toys_pipeline import run_toy_project
 
     return run_toy_project(tmp_path_factory.mktemp("project"))

@@ -17,7 +17,7 @@ from polyfold.compress import step as compression
 from polyfold.compress.step import StepSpec, compress
 from polyfold.console import note
 from polyfold.data.dataset import Dataset, Documents
-from polyfold.data.prepare import data_stage, load_dataset, prepare
+from polyfold.data.prepare import data_stage, load_dataset, prepare, training_key
 from polyfold.export import STAGE_VERSION as EXPORT_VERSION
 from polyfold.export import ExportSpec, export
 from polyfold.measure import measure as measuring
@@ -112,34 +112,37 @@ def run(recipe: Recipe, base: Path, root: Path) -> Report:
 def plan(recipe: Recipe, base: Path) -> Plan:
     """All stages of the recipe with their keys; reads the files that data and local backbones are made of."""
     data = data_stage(recipe.data, base, recipe.seed)
+    seen = training_key(recipe.data, base, recipe.seed)
     tasks = tuple(task.name for task in recipe.data.tasks)
     files = backbone_files(recipe.teacher.backbone, base)
-    teachers = tuple(_teacher_stage(recipe, data, names, files) for names in recipe.teacher.task_sets(tasks))
+    teachers = tuple(_teacher_stage(recipe, seen, names, files) for names in recipe.teacher.task_sets(tasks))
     keys = tuple(stage.key for stage in teachers)
     starts = [(TEACHER, teachers[0])] if recipe.folds_teacher else []
     for student in recipe.students:
         spec = {**student.model_dump(mode="json"), "seed": recipe.seed}
         files = backbone_files(student.init.name, base) if student.init.kind == "backbone" else {}
-        stage = Stage("student", student.name, distilling.STAGE_VERSION, spec, (data.key, *keys), files)
+        stage = Stage("student", student.name, distilling.STAGE_VERSION, spec, (seen, *keys), files)
         starts.append((student.name, stage))
-    lines = tuple(_line(name, start, recipe, data, keys) for name, start in starts)
+    lines = tuple(_line(name, start, recipe, (seen, *keys)) for name, start in starts)
     everything = [stage for line in lines for stage in line.stages()]
     spec = {**recipe.measure.model_dump(mode="json"), "name": recipe.name, "hash": recipe.hash}
     parents = tuple(dict.fromkeys((data.key, *keys, *(stage.key for stage in everything))))
-    return Plan(data, teachers, lines, Stage("measure", "report", measuring.STAGE_VERSION, spec, parents))
+    baseline = backbone_files(recipe.measure.baseline, base) if recipe.measure.baseline is not None else {}
+    measured = Stage("measure", "report", measuring.STAGE_VERSION, spec, parents, baseline)
+    return Plan(data, teachers, lines, measured)
 
 
-def _teacher_stage(recipe: Recipe, data: Stage, names: tuple[str, ...], files: Mapping[str, str]) -> Stage:
+def _teacher_stage(recipe: Recipe, seen: str, names: tuple[str, ...], files: Mapping[str, str]) -> Stage:
     name = TEACHER if recipe.teacher.mode.kind == "multi_task" else f"{TEACHER}-{names[0]}"
     spec = {**recipe.teacher.model_dump(mode="json"), "tasks": list(names), "seed": recipe.seed}
-    return Stage("teacher", name, teaching.STAGE_VERSION, spec, (data.key,), files)
+    return Stage("teacher", name, teaching.STAGE_VERSION, spec, (seen,), files)
 
 
-def _line(name: str, start: Stage, recipe: Recipe, data: Stage, teachers: tuple[str, ...]) -> Line:
+def _line(name: str, start: Stage, recipe: Recipe, common: tuple[str, ...]) -> Line:
     current, steps = start, []
     for spec in recipe.steps(name):
         settings = {**spec.model_dump(mode="json"), "seed": recipe.seed}
-        parents = (data.key, current.key, *teachers)
+        parents = (current.key, *common)
         current = Stage(spec.kind, f"{current.name}.{spec.kind}", compression.STAGE_VERSION, settings, parents)
         steps.append((spec, current))
     exports = tuple(

@@ -66,7 +66,22 @@ class Recipe(BaseModel):
         for name in self.compress_by_name:
             if name not in (*names, TEACHER):
                 raise ValueError(f"compress_by_name: there is no student '{name}'; there are {names}")
+        self._check_gate_names()
         return self
+
+    def _check_gate_names(self) -> None:
+        """A misspelt gate must not be found only after everything is trained."""
+        gates = self.measure.gates
+        if gates is None:
+            return
+        pairs = [pair.partition("/") for pair in gates.pairs]
+        tasks = [task.name for task in self.data.tasks]
+        for name in (*gates.tasks, *(task for task, _, _ in pairs)):
+            if name not in tasks:
+                raise ValueError(f"measure.gates: there is no task '{name}'; tasks are {', '.join(tasks)}")
+        for language in (*gates.languages, *(language for _, _, language in pairs)):
+            if self.data.languages is not None and language not in self.data.languages:
+                raise ValueError(f"measure.gates: '{language}' is not among data.languages")
 
     @property
     def folds_teacher(self) -> bool:

@@ -6,7 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polyfold.data.batches import BatchSpec, encode, plan_epoch, sampling_weights, split_step, steps_per_epoch
+from polyfold.data.batches import (
+    BatchSpec,
+    drop_tokens,
+    encode,
+    plan_epoch,
+    sampling_weights,
+    split_step,
+    steps_per_epoch,
+)
 from polyfold.data.dataset import Documents
 from polyfold.tasks import Task
 from polyfold.text import open_tokenizer
@@ -170,6 +178,23 @@ def test_a_batch_holds_the_documents_ids_labels_and_masks(tmp_path):
     assert batch.labels["topics"][:2].tolist() == [[0, 1, 0], [1, 0, 1]]
     same = batch.to("cpu")
     assert torch.equal(same.labels["topics"], batch.labels["topics"])
+
+
+def test_dropped_tokens_are_a_share_of_the_inner_ones_and_everything_else_stays(tmp_path):
+    documents = make_documents(["en"] * 300)
+    encoded = encode(documents, open_tokenizer(tmp_path, write_toy_tokenizer(tmp_path)), 16)
+    assert encoded.unknown_id == 3
+    batch = encoded.batch(np.arange(300))
+    torch.manual_seed(0)
+    noisy = drop_tokens(batch, 0.3, encoded.unknown_id)
+    changed = noisy.input_ids != batch.input_ids
+    ends = (batch.input_ids == 0) | (batch.input_ids == 1) | (batch.input_ids == 2)
+    assert not changed[ends].any()
+    assert (noisy.input_ids[changed] == 3).all()
+    assert 0.25 < float(changed.sum() / (~ends).sum()) < 0.35
+    for name in ("attention_mask", "index"):
+        assert torch.equal(getattr(noisy, name), getattr(batch, name))
+    assert torch.equal(drop_tokens(batch, 0.0, 3).input_ids, batch.input_ids)
 
 
 @pytest.mark.parametrize(

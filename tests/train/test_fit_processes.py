@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from fit_worker import train_together
 from safetensors.torch import load_file
-from toy_fit import close
+from toy_fit import close, same
 
 WORKER = Path(__file__).parent / "fit_worker.py"
 ENVIRONMENT = {
@@ -58,21 +59,22 @@ def unharmed(tmp_path_factory):
 
 def test_a_run_killed_at_random_moments_ends_as_if_it_had_never_been_killed(unharmed, tmp_path):
     lives = random.Random()
-    deaths = [{"seconds": round(lives.uniform(0.05, 0.7), 3)} for _ in range(4)]
+    deaths = [{"seconds": round(lives.uniform(0.05, 0.7), 3)} for _ in range(3)]
     ends = train_with_deaths(tmp_path / "killed", deaths)
     assert ends[-1] == "finished with 0"
     assert "killed" in ends
     assert results(tmp_path / "killed") == unharmed, f"after deaths at {deaths}"
 
 
-# Eight steps and one end of an epoch make nine checkpoints of four files: these moments are in the first and at
-# the end of an epoch, between the checkpoint of its last step, its dev scores, and the checkpoint that has them.
+# Each life goes on from the last one's checkpoint; eight steps and the end of an epoch make nine checkpoints.
 MOMENTS = [
-    *({"call": "save_file", "count": count} for count in (1, 2, 7, 33, 35)),
-    *({"call": "rename", "count": count} for count in (1, 9, 10)),
-    *({"call": "_write_log", "count": count} for count in (1, 2)),
-    *({"call": "_save", "count": count} for count in (3, 9)),
-    *({"call": "rmtree", "count": count} for count in (1, 3, 6)),
+    {"call": "save_file", "count": 2},  # in the middle of the first checkpoint
+    {"call": "rename", "count": 1},  # when it was complete, but not yet in its place
+    {"call": "_write_log", "count": 1},  # after the epoch's last step, before its dev scores are logged
+    {"call": "_save", "count": 1},  # after they were logged, before the checkpoint that knows of them
+    {"call": "save_file", "count": 3},  # the same moment once more, in the middle of that checkpoint
+    {"call": "rmtree", "count": 3},  # when a new checkpoint is in its place beside the old one
+    {"call": "_save", "count": 10},  # anywhere in the next epoch
 ]
 
 
@@ -89,13 +91,24 @@ def test_two_processes_train_the_weights_of_one(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-    processes = {"alone": start("train", str(tmp_path / "alone"))}
-    for rank in "01":
-        folder = tmp_path / f"rank{rank}"
-        processes[rank] = start("train", str(folder), RANK=rank, LOCAL_RANK=rank, **world)
-    for process in processes.values():
-        finish(process)
-    assert not (tmp_path / "rank1" / "metrics.jsonl").exists()
-    alone = load_file(tmp_path / "alone" / "final.safetensors")
-    together = load_file(tmp_path / "rank0" / "final.safetensors")
-    assert close(alone, together)
+    folders = [tmp_path / name for name in ("alone", "rank0", "rank1")]
+    processes = [
+        start("train", str(folder), RANK=rank, LOCAL_RANK=rank, **world)
+        for rank, folder in zip("01", folders[1:], strict=True)
+    ]
+    train_together(folders[0])
+    try:
+        for process in processes:
+            finish(process)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    alone, first, second = (load_file(folder / "final.safetensors") for folder in folders)
+    assert same(first, second)
+    assert close(first, alone, atol=1e-4)
+    assert not (folders[2] / "metrics.jsonl").exists()
+    logs = [(folder / "metrics.jsonl").read_text().splitlines() for folder in folders[:2]]
+    losses = [[json.loads(line).get("losses", {}).get("labels", 0.0) for line in lines] for lines in logs]
+    assert sum(value > 0 for value in losses[0]) == 1
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)

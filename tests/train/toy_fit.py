@@ -19,9 +19,7 @@ def fit_spec(**changes):
     return FitSpec(**{**settings, **changes})
 
 
-def train_toy(
-    folder, spec, model=None, evaluate=None, losses=(LabelLoss(),), teacher=None, documents=None, seed=3
-):
+def train_toy(folder, spec, *, model=None, evaluate=None, losses=None, teacher=None, documents=None, seed=3):
     """Train on the toy documents (or others) in `folder`; the model and what `fit` returned."""
     data = toy_dataset()
     source = folder / "source"
@@ -30,7 +28,7 @@ def train_toy(
     documents = documents or data.train
     train = encode(documents, tokenizer, model.max_length)
     dev = encode(data.dev, tokenizer, model.max_length)
-    objective = TaskObjective(TASKS, losses, documents, teacher)
+    objective = TaskObjective(TASKS, losses or (LabelLoss(),), documents, teacher)
     weights = sampling_weights(documents, TASKS, spec.batch)
     context = FitContext(folder, seed, "toy", evaluate or dev_scores(TASKS, dev, "toy"))
     return model, fit(model.classifier, train, objective, spec, weights, context)

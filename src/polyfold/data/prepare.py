@@ -34,7 +34,7 @@ from polyfold.data.splits import codes_of, make_splits
 from polyfold.errors import InputError
 from polyfold.tasks import Task
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 TASKS = "tasks.json"
 SUMMARY = "summary.json"
 UNLABELLED = "unlabelled"
@@ -65,6 +65,13 @@ def data_stage(spec: DataSpec, base: Path, seed: int) -> Stage:
         spec={**spec.model_dump(mode="json"), "seed": seed},
         inputs=input_files(spec, base),
     )
+
+
+def training_key(spec: DataSpec, base: Path, seed: int) -> str:
+    """The key of all that training sees: choosing other test documents leaves trained models as they are."""
+    limits = {split: limit for split, limit in spec.limits.items() if split != "test"}
+    seen = spec.model_copy(update={"test_sample_per_language": None, "limits": limits})
+    return data_stage(seen, base, seed).key
 
 
 def prepare(spec: DataSpec, base: Path, root: Path, seed: int) -> Artifact:
@@ -113,15 +120,16 @@ def _assemble(spec: DataSpec, base: Path, seed: int) -> _Prepared:
     if spec.duplicates == "drop":
         kept &= without_duplicates(rows, split)
         notes.counts["duplicates_dropped"] = int((~kept).sum())
+    # Before sampling: what may be distilled on must not hang on which test documents are looked at.
+    unlabelled = None
+    if spec.unlabelled is not None:
+        unlabelled = read_unlabelled_texts(spec, spec.unlabelled, base, (rows, split, seed), notes)
     kept = sample(spec, rows, split, kept, seed, notes)
     rows, split = rows.keep(kept), split[kept]
     labels = {name: values[kept] for name, values in labels.items()}
     for task, named in zip(tasks, spec.tasks, strict=True):
         check_learnable(task, labels[task.name][split == 0], named.source)
     notes.warnings += _coverage_warnings(rows, split, tasks, labels)
-    unlabelled = None
-    if spec.unlabelled is not None:
-        unlabelled = read_unlabelled_texts(spec, spec.unlabelled, base, (rows, split, seed), notes)
     return _Prepared(rows, split, tasks, labels, unlabelled, notes.frozen())
 
 

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterable, Mapping
+from contextlib import redirect_stdout
 from typing import Any
 
 import torch
@@ -25,14 +27,16 @@ def quantize(module: nn.Module, samples: Iterable[tuple[Tensor, Tensor]], count:
     nncf = _nncf()
     off = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     module.eval()
-    return nncf.quantize(
-        module,
-        nncf.Dataset(list(samples)),
-        model_type=nncf.ModelType.TRANSFORMER,
-        subset_size=count,
-        fast_bias_correction=True,
-        advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=off),
-    )
+    # NNCF draws its bars on standard output, which is for results.
+    with redirect_stdout(sys.stderr):
+        return nncf.quantize(
+            module,
+            nncf.Dataset(list(samples)),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=count,
+            fast_bias_correction=True,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=off),
+        )
 
 
 def quantizer_config(module: nn.Module) -> dict[str, Any]:

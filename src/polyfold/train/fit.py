@@ -85,10 +85,12 @@ def fit(
     torch.manual_seed(context.seed)
     model.dropout.p = spec.head_dropout
     accelerator = Accelerator(mixed_precision=_precision(spec))
+    # The model is not wrapped: all processes start from the same weights and sum their gradients by hand. A
+    # wrapper's own broadcasts wait for ever where a step has fewer batches than there are processes.
+    model.to(accelerator.device)
     # Fused: one pass over a table of tens of millions of rows instead of several.
     optimizer = torch.optim.AdamW(_groups(model, spec), lr=spec.learning_rate, fused=True)
-    wrapped, prepared = accelerator.prepare(model, optimizer)
-    run = _Run(accelerator, model, wrapped, prepared, train, objective, spec, weights, context)
+    run = _Run(accelerator, model, accelerator.prepare(optimizer), train, objective, spec, weights, context)
     run.train()
     accelerator.wait_for_everyone()
     return FitResult(run.progress.best_score, run.progress.best_epoch, run.global_step, run.progress.history)
@@ -98,13 +100,12 @@ class _Run:
     """The state of one call of `fit`."""
 
     def __init__(  # noqa: PLR0913, PLR0917  (it is built in one place, from fit's own arguments)
-        self, accelerator: Accelerator, model: Classifier, wrapped: nn.Module, optimizer: torch.optim.Optimizer,
+        self, accelerator: Accelerator, model: Classifier, optimizer: torch.optim.Optimizer,
         train: EncodedDocuments, objective: Objective, spec: FitSpec, weights: np.ndarray | None,
         context: FitContext,
     ) -> None:  # fmt: skip
         self.accelerator = accelerator
         self.model = model
-        self.wrapped = wrapped
         self.optimizer = optimizer
         self.data = train
         self.objective = objective
@@ -162,8 +163,8 @@ class _Run:
     def _step(self, step: list[np.ndarray]) -> dict[str, float]:
         """One optimizer step over all its batches; losses are divided by the whole step's pair counts.
 
-        Every process knows the whole step, so the counts need no communication. Gradients are summed by hand
-        and not averaged by the wrapper, so an uneven number of batches per process changes nothing.
+        Every process knows the whole step, so the counts need no communication. Gradients are summed and not
+        averaged, so an uneven number of batches per process changes nothing.
         """
         self._set_rates()
         batches = [self.data.batch(indices) for indices in step]
@@ -174,16 +175,16 @@ class _Run:
         totals = dict.fromkeys(counts, 0.0)
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.optimizer.zero_grad(set_to_none=True)
-        with self.accelerator.no_sync(self.wrapped):
-            for batch in batches[rank::world]:
-                with self.accelerator.autocast():
-                    sums = self.objective(self.wrapped, self._noisy(batch).to(self.accelerator.device))
-                terms = {name: value / max(1.0, counts[name]) for name, value in sums.items()}
-                self.accelerator.backward(torch.stack(list(terms.values())).sum())
-                for name, value in terms.items():
-                    totals[name] += float(value.detach())
+        for batch in batches[rank::world]:
+            with self.accelerator.autocast():
+                sums = self.objective(self.model, self._noisy(batch).to(self.accelerator.device))
+            terms = {name: value / max(1.0, counts[name]) for name, value in sums.items()}
+            self.accelerator.backward(torch.stack(list(terms.values())).sum())
+            for name, value in terms.items():
+                totals[name] += float(value.detach())
         if world > 1:
             self._sum_gradients()
+            totals = self._summed(totals)
         norm = self.accelerator.clip_grad_norm_(self.parameters, self.spec.clip_norm)
         if norm is not None and not bool(torch.isfinite(torch.as_tensor(norm))) and not self._scaled():
             raise InputError(
@@ -203,6 +204,10 @@ class _Run:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             parameter.grad = self.accelerator.reduce(parameter.grad, reduction="sum")
+
+    def _summed(self, totals: dict[str, float]) -> dict[str, float]:
+        values = torch.tensor(list(totals.values()), device=self.accelerator.device)
+        return dict(zip(totals, self.accelerator.reduce(values, reduction="sum").tolist(), strict=True))
 
     def _scaled(self) -> bool:
         # fp16's loss scaler meets infinities on purpose and skips those steps by itself.
