@@ -5,13 +5,14 @@ The one interchange is ONNX with Q/DQ nodes, which ONNX Runtime, OpenVINO and Te
 
 import io
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -19,12 +20,12 @@ from polyfold.artifact import write_config
 from polyfold.errors import MissingExtra
 from polyfold.model.backbone import prefer_plain_attention
 from polyfold.model.classifier import Model, model_config
-from polyfold.model.quantized import HOOKS, strip
+from polyfold.model.quantized import HOOKS, quantize_rows, strip
 
 # The newest opset that torch's script exporter maps Q/DQ and LayerNormalization to without a detour; the dynamo
 # exporter fails on NNCF's fake quantizers.
 OPSET = 17
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 class OnnxRuntimeExport(BaseModel):
@@ -134,9 +135,47 @@ def fold_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
     for node in folded:
         graph.graph.node.remove(node)
     graph.graph.initializer.extend(added)
+    _store_tables_as_int8(graph, constants)
     _drop_unused(graph)
     onnx.checker.check_model(graph)
     return graph
+
+
+def _store_tables_as_int8(graph: onnx.ModelProto, constants: Mapping[str, onnx.TensorProto]) -> None:
+    """Look tokens up in an int8 table and scale only the rows that were found.
+
+    Only tables that lie on their int8 grid (`snap_rows` left the token table there), so no number changes. A
+    DequantizeLinear in front of the lookup would blow the whole table up to fp32 when the model is loaded.
+    """
+    tables = [
+        (position, node)
+        for position, node in enumerate(graph.graph.node)
+        if node.op_type == "Gather" and node.input[0] in constants and _on_grid(constants[node.input[0]])
+    ]
+    # From the last to the first, so that positions stay true while nodes are replaced.
+    for position, node in reversed(tables):
+        integers, scales = quantize_rows(numpy_helper.to_array(constants[node.input[0]]))
+        name, ids, found = node.name or node.output[0], node.input[1], node.output[0]
+        graph.graph.initializer.append(numpy_helper.from_array(integers, f"{name}.int8"))
+        graph.graph.initializer.append(numpy_helper.from_array(scales[:, None], f"{name}.scale"))
+        nodes = [
+            helper.make_node("Gather", [f"{name}.int8", ids], [f"{found}.int8"], axis=0),
+            helper.make_node("Cast", [f"{found}.int8"], [f"{found}.float"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Gather", [f"{name}.scale", ids], [f"{found}.scale"], axis=0),
+            helper.make_node("Mul", [f"{found}.float", f"{found}.scale"], [found]),
+        ]
+        del graph.graph.node[position]
+        for offset, new in enumerate(nodes):
+            graph.graph.node.insert(position + offset, new)
+
+
+def _on_grid(tensor: onnx.TensorProto) -> bool:
+    """Whether a constant is a table whose rows int8 holds exactly; a trained position table is none."""
+    if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) != 2:
+        return False
+    table = numpy_helper.to_array(tensor)
+    integers, scales = quantize_rows(table)
+    return bool(np.array_equal(integers.astype(np.float32) * scales[:, None], table))
 
 
 def quantize_linear(values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, axis: int) -> np.ndarray:

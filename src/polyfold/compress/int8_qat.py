@@ -22,7 +22,8 @@ class Int8Qat(BaseModel):
 
     Fake quantization makes a step several times slower and little is left to learn, so a random sample of
     `documents` training documents is enough (None: all). With `epochs: 0` it is post-training quantization.
-    `losses` default to Eq. 2 with the recipe's teacher.
+    `losses` default to Eq. 2 with the recipe's teacher. The embedding table is put on an int8 grid a row first
+    and stays as it is, whatever `fit.embedding_learning_rate` says.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,5 +57,6 @@ def int8_qat(spec: Int8Qat, model: Model, bench: Bench) -> tuple[Model, dict[str
     teacher = bench.teach(documents) if bench.teach is not None else None
     objective = TaskObjective(model.tasks, losses, documents, teacher)
     context = FitContext(bench.folder, bench.seed, bench.label, bench.evaluate(fake))
-    result = fit(quantized, train, objective, spec.fit, None, context)
+    frozen = spec.fit.model_copy(update={"embedding_learning_rate": 0.0})
+    result = fit(quantized, train, objective, frozen, None, context)
     return fake, {"dev_macro_f1": result.best_score}

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from polyfold.errors import MissingExtra
@@ -21,11 +23,18 @@ HOOKS = "__nncf_hooks"
 def quantize(module: nn.Module, samples: Iterable[tuple[Tensor, Tensor]], count: int) -> Any:
     """Insert fake quantizers (per-channel int8 weights, uint8 activations), ranges set from `samples`.
 
+    Embedding tables get none: they are put on their int8 grid here, and stay exact while they are not trained.
+
     Without SmoothQuant: on the embedded encoder it doubled the quantization error (0.16 against 0.07 in the
     largest logit), and OpenVINO 2026.4 computed other results from the scaled graph than ONNX Runtime did.
     """
+    with torch.no_grad():
+        for table in (part.weight for part in module.modules() if isinstance(part, nn.Embedding)):
+            table.copy_(snap_rows(table))
     nncf = _nncf()
     off = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
+    # A fake quantizer would go over the whole table at every step, at many times the cost of all the rest.
+    tables = nncf.IgnoredScope(types=["embedding"], validate=False)
     module.eval()
     # NNCF draws its bars on standard output, which is for results.
     with redirect_stdout(sys.stderr):
@@ -35,8 +44,25 @@ def quantize(module: nn.Module, samples: Iterable[tuple[Tensor, Tensor]], count:
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=count,
             fast_bias_correction=True,
+            ignored_scope=tables,
             advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=off),
         )
+
+
+def snap_rows(table: Float[Tensor, "vocab hidden"]) -> Float[Tensor, "vocab hidden"]:
+    """The table with every row on its own symmetric int8 grid: what `quantize_rows` stores, it stores exactly."""
+    integers, scales = quantize_rows(table.numpy())
+    return torch.from_numpy(integers.astype(np.float32) * scales[:, None])
+
+
+def quantize_rows(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric int8 with a scale a row: int8 [vocab, hidden] and float32 [vocab].
+
+    A row's largest magnitude becomes 127, so quantizing a snapped table again finds the same grid.
+    """
+    scales = np.maximum(np.abs(table).max(axis=1), np.finfo(np.float32).tiny * 127) / np.float32(127)
+    integers = np.rint(table / scales[:, None])
+    return np.clip(integers, -127, 127).astype(np.int8), scales.astype(np.float32)
 
 
 def quantizer_config(module: nn.Module) -> dict[str, Any]:
