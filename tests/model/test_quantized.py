@@ -2,14 +2,31 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from polyfold.model.backbone import prefer_plain_attention
 from polyfold.model.classifier import Model, load_model, new_classifier, own_parameters, save_model
-from polyfold.model.quantized import HOOKS, quantize, quantizer_config, strip
+from polyfold.model.quantized import HOOKS, quantize, quantize_rows, quantizer_config, snap_rows, strip
 from polyfold.text import open_tokenizer, pad
 from toys_torch import MAX_LENGTH, TASKS, toy_documents, toy_model
+
+
+@settings(deadline=None)
+@given(hnp.arrays(np.float32, (4, 6), elements=st.floats(-100, 100, width=32)))
+def test_a_table_on_its_grid_is_at_most_half_a_step_away_and_stays_where_it_is(values):
+    snapped = snap_rows(torch.from_numpy(values)).numpy()
+    steps = np.abs(values).max(axis=1, keepdims=True) / 127
+    assert (np.abs(snapped - values) <= 0.5001 * steps + 1e-30).all()
+    integers, scales = quantize_rows(snapped)
+    assert integers.dtype == np.int8
+    assert integers.astype(np.float32) * scales[:, None] == pytest.approx(snapped, rel=1e-6)
+    largest = np.abs(values).max(axis=1)
+    assert (np.abs(integers).max(axis=1)[largest > 1e-30] == 127).all()
 
 
 def batches(folder, model, count=16, size=8):

@@ -204,6 +204,24 @@ def test_without_being_asked_nothing_is_written_for_tensorboard(tmp_path):
     assert not (tmp_path / "tensorboard").exists()
 
 
+def test_mixed_precision_trains_full_precision_weights_near_those_of_full_precision(tmp_path):
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        spec = fit_spec(epochs=2, precision=precision, learning_rate=0.001)
+        model, _ = train_toy(tmp_path / precision, spec)
+        assert {value.dtype for value in state(model).values()} == {torch.float32}
+        line = (tmp_path / precision / "metrics.jsonl").read_text().splitlines()[1]
+        losses[precision] = json.loads(line)["losses"]["labels"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
+    assert losses["bf16"] != losses["fp32"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_fp16_without_a_gpu_is_refused_with_what_is_allowed(tmp_path):
+    with pytest.raises(InputError, match=r"fit\.precision.*needs a GPU(.|\n)*bf16"):
+        train_toy(tmp_path, fit_spec(precision="fp16"))
+
+
 def test_settings_that_make_no_sense_are_refused():
     for wrong in ({"epochs": -1}, {"learning_rate": 0}, {"warmup": 2}, {"precision": "int8"}, {"optimizer": "x"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -31,7 +31,7 @@ def start(*arguments, **more):
 
 def finish(process):
     try:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=600)
     finally:
         process.kill()
     assert process.returncode == 0, err

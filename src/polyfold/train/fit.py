@@ -316,6 +316,8 @@ def _groups(model: Classifier, spec: FitSpec) -> list[dict[str, Any]]:
 def _precision(spec: FitSpec) -> str:
     if spec.precision == "auto":
         return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    if spec.precision == "fp16" and not torch.cuda.is_available():
+        raise InputError("fp16 needs a GPU", key="fit.precision", hint="give fp32, bf16 or auto")
     return "no" if spec.precision == "fp32" else spec.precision
 
 

@@ -1,0 +1,81 @@
+"""The machine described, seeds, peak memory, and telemetry switched off before anything could send it."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+
+import numpy as np
+import psutil
+import pytest
+
+from polyfold.system import TELEMETRY_OFF, cores, hardware, peak_memory_mb, seed_numpy, telemetry_off
+
+
+def run(code, **environment):
+    clean = {name: value for name, value in os.environ.items() if name not in TELEMETRY_OFF}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**clean, **environment}, capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def test_telemetry_is_off_unless_the_environment_already_says_something():
+    code = (
+        "import json, os; from polyfold.system import telemetry_off; telemetry_off(); "
+        "print(json.dumps(dict(os.environ)))"
+    )
+    found = run(code, DO_NOT_TRACK="0")
+    assert {name: found[name] for name in TELEMETRY_OFF} == {**TELEMETRY_OFF, "DO_NOT_TRACK": "0"}
+
+
+def test_openvinos_telemetry_package_cannot_be_imported_afterwards():
+    code = (
+        "import json; from polyfold.system import telemetry_off; telemetry_off()\n"
+        "try:\n    import openvino_telemetry; print(json.dumps(True))\n"
+        "except ModuleNotFoundError:\n    print(json.dumps(False))"
+    )
+    assert run(code) is False
+
+
+def test_switching_it_off_twice_is_no_mistake(monkeypatch):
+    for name in TELEMETRY_OFF:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(sys.modules, "openvino_telemetry", sys.modules.get("openvino_telemetry"))
+    telemetry_off()
+    telemetry_off()
+    assert os.environ["NNCF_TELEMETRY"] == "0"
+
+
+def test_the_hardware_is_this_machines():
+    found = hardware("a toy accelerator")
+    assert found.accelerator == "a toy accelerator"
+    assert found.cores == cores() == len(os.sched_getaffinity(0))
+    assert found.memory_gb == pytest.approx(psutil.virtual_memory().total / 2**30, abs=0.1)
+    assert found.versions["numpy"] == np.__version__
+    assert found.processor
+    assert type(found).model_validate_json(found.model_dump_json()) == found
+
+
+def test_peak_memory_is_this_processs_own_and_does_not_fall():
+    code = (
+        "import json; from polyfold.system import peak_memory_mb; before = peak_memory_mb()\n"
+        "block = bytearray(b'x' * 80_000_000); during = peak_memory_mb(); del block\n"
+        "print(json.dumps([before, during, peak_memory_mb()]))"
+    )
+    ballast = bytearray(b"x" * 200_000_000)
+    before, during, after = run(code)
+    assert len(ballast) / 1e6 < peak_memory_mb()
+    assert before < 150
+    assert during >= before + 75
+    assert after >= during
+
+
+def test_a_seed_decides_pythons_and_numpys_numbers():
+    drawn = []
+    for seed in (3, 3, 2**40 + 3):
+        seed_numpy(seed)
+        drawn.append((random.random(), float(np.random.random())))
+    assert drawn[0] == drawn[1]
+    assert drawn[0][0] != drawn[2][0]
