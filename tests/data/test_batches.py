@@ -91,8 +91,8 @@ def test_documents_of_like_length_are_put_together_only_inside_a_step():
 
 
 def test_a_batch_ends_where_its_documents_grow_too_different():
-    lengths = np.array([4] * 10 + [90] * 10)
-    batches = split_step(np.arange(20), lengths, BatchSpec(token_budget=100_000))
+    lengths = np.array([4] * 20 + [90] * 20)
+    batches = split_step(np.arange(40), lengths, BatchSpec(token_budget=100_000))
     assert [sorted(set(lengths[batch])) for batch in batches] == [[4], [90]]
 
 

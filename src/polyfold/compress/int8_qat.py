@@ -23,7 +23,7 @@ class Int8Qat(BaseModel):
     Fake quantization makes a step several times slower and little is left to learn, so a random sample of
     `documents` training documents is enough (None: all). With `epochs: 0` it is post-training quantization.
     `losses` default to Eq. 2 with the recipe's teacher. The embedding table is put on an int8 grid a row first
-    and stays as it is, whatever `fit.embedding_learning_rate` says.
+    and stays as it is, whatever `fit.embedding_learning_rate` says. Layers named in `keep` stay in floating point.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +31,7 @@ class Int8Qat(BaseModel):
     kind: Literal["int8_qat"] = "int8_qat"
     calibration_documents: int = Field(default=512, ge=8)
     documents: int | None = Field(default=20_000, ge=1)
+    keep: tuple[str, ...] = ()
     losses: tuple[LossSpec, ...] = (LabelLoss(), LogitLoss())
     fit: FitSpec = FitSpec(epochs=1, learning_rate=2e-5)
 
@@ -48,7 +49,7 @@ def int8_qat(spec: Int8Qat, model: Model, bench: Bench) -> tuple[Model, dict[str
     for start in range(0, len(chosen), 8):
         input_ids, mask = pad([train.encoding.ids[i] for i in chosen[start : start + 8]], train.pad_id)
         samples.append((torch.from_numpy(input_ids), torch.from_numpy(mask)))
-    quantized = quantize(model.classifier, samples, len(samples))
+    quantized = quantize(model.classifier, samples, len(samples), spec.keep)
     assert isinstance(quantized, Classifier)
     fake = Model(quantized, model.tasks, model.backbone, model.max_length)
     losses = tuple(loss for loss in spec.losses if loss.kind != "logits" or bench.teach is not None)

@@ -18,7 +18,7 @@ from polyfold.model.trimming import TrimVocabulary
 from polyfold.train.evaluate import calibrated
 from polyfold.train.teachers import Teacher
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 
 StepSpec = Annotated[TrimVocabulary | Int8Qat, Field(discriminator="kind")]
 

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -20,10 +20,12 @@ HOOKS = "__nncf_hooks"
 """NNCF keeps its quantizers' parameters under this name in the state dict."""
 
 
-def quantize(module: nn.Module, samples: Iterable[tuple[Tensor, Tensor]], count: int) -> Any:
+def quantize(
+    module: nn.Module, samples: Iterable[tuple[Tensor, Tensor]], count: int, keep: Sequence[str] = ()
+) -> Any:
     """Insert fake quantizers (per-channel int8 weights, uint8 activations), ranges set from `samples`.
 
-    Embedding tables get none: they are put on their int8 grid here, and stay exact while they are not trained.
+    Layers named in `keep` stay in floating point. Embedding tables get none: they are put on their int8 grid here, and stay exact while they are not trained.
 
     Without SmoothQuant: on the embedded encoder it doubled the quantization error (0.16 against 0.07 in the
     largest logit), and OpenVINO 2026.4 computed other results from the scaled graph than ONNX Runtime did.
@@ -34,7 +36,7 @@ def quantize(module: nn.Module, samples: Iterable[tuple[Tensor, Tensor]], count:
     nncf = _nncf()
     off = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     # A fake quantizer would go over the whole table at every step, at many times the cost of all the rest.
-    tables = nncf.IgnoredScope(types=["embedding"], validate=False)
+    ignored = nncf.IgnoredScope(types=["embedding"], patterns=[f".*/{name}/.*" for name in keep], validate=False)
     module.eval()
     # NNCF draws its bars on standard output, which is for results.
     with redirect_stdout(sys.stderr):
@@ -44,7 +46,7 @@ def quantize(module: nn.Module, samples: Iterable[tuple[Tensor, Tensor]], count:
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=count,
             fast_bias_correction=True,
-            ignored_scope=tables,
+            ignored_scope=ignored,
             advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=off),
         )
 

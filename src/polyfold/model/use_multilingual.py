@@ -95,12 +95,12 @@ class UseMultilingual(nn.Module):
         parts = projected.split(self.config.branch_width, dim=1)
         convolved = [branch(part, mask.unsqueeze(1)) for branch, part in zip(self.branches, parts, strict=True)]
         features = self.feature_norm(torch.cat([embedded, torch.cat(convolved, dim=1).transpose(1, 2)], dim=2))
-        # The output projection is linear, so it is applied once to the sum and not to every token; the numpy
-        # original divides by the square root of the length, as the published encoder does.
+        # The published encoder projects every token and divides the sum by the square root of the length. The
+        # projection is linear, so here it is applied once, to the mean: a sum's size hangs on the length, and
+        # an int8 range wide enough for long documents would leave short ones a handful of steps.
         lengths = mask.sum(dim=1, keepdim=True).clamp(min=1.0)
-        summed = (features * mask.unsqueeze(2)).sum(dim=1)
-        pooled = (functional.linear(summed, self.sentence.weight) + lengths * self.sentence.bias) / lengths.sqrt()
-        return self._dense(pooled)
+        mean = (features * mask.unsqueeze(2)).sum(dim=1) / lengths
+        return self._dense(self.sentence(mean) * lengths.sqrt())
 
     def _dense(self, pooled: Float[Tensor, "batch hidden"]) -> Float[Tensor, "batch hidden"]:
         first = functional.relu(self.dense_in(pooled))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -84,6 +85,8 @@ def fit(
         return FitResult(float("nan"), -1, 0, [])
     torch.manual_seed(context.seed)
     model.dropout.p = spec.head_dropout
+    # Accelerate remembers one precision for the whole process, but each stage of a run has its own.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=_precision(spec))
     # The model is not wrapped: all processes start from the same weights and sum their gradients by hand. A
     # wrapper's own broadcasts wait for ever where a step has fewer batches than there are processes.
