@@ -25,7 +25,8 @@ def quantize(
 ) -> Any:
     """Insert fake quantizers (per-channel int8 weights, uint8 activations), ranges set from `samples`.
 
-    Layers named in `keep` stay in floating point. Embedding tables get none: they are put on their int8 grid here, and stay exact while they are not trained.
+    Layers named in `keep` stay in floating point. Embedding tables get no quantizer: they are put on their int8
+    grid here, and stay exact while they are not trained.
 
     Without SmoothQuant: on the embedded encoder it doubled the quantization error (0.16 against 0.07 in the
     largest logit), and OpenVINO 2026.4 computed other results from the scaled graph than ONNX Runtime did.
