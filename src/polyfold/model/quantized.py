@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from typing import Any
@@ -16,6 +17,9 @@ from polyfold.errors import MissingExtra
 from polyfold.system import telemetry_off
 
 QUANTIZERS_FILE = "quantizers.json"
+COMPILING_SECONDS = 180.0
+"""No compilation of the helper takes longer; a lock that is older belongs to a process that died."""
+
 HOOKS = "__nncf_hooks"
 """NNCF keeps its quantizers' parameters under this name in the state dict."""
 
@@ -99,4 +103,17 @@ def _nncf() -> Any:
     except ModuleNotFoundError:
         raise MissingExtra("nncf", "train") from None
     nncf.set_log_level(logging.ERROR)
+    _remove_stale_lock()
     return nncf
+
+
+def _remove_stale_lock() -> None:
+    """Remove the lock of a process that died while compiling NNCF's helper: all after it would wait for it."""
+    from nncf.torch.extensions import get_build_directory_for_extension
+
+    lock = get_build_directory_for_extension("quantized_functions_cpu") / "lock"
+    try:
+        if time.time() - lock.stat().st_mtime > COMPILING_SECONDS:
+            lock.unlink()
+    except FileNotFoundError:
+        return
