@@ -21,12 +21,12 @@ def stderr() -> Console:
 
 def note(message: str) -> None:
     """One line of information; markup in user text is not interpreted."""
-    stderr().print(message, markup=False)
+    stderr().print(message, markup=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:
     """One warning, visibly so."""
-    stderr().print(f"warning: {message}", style="yellow", markup=False)
+    stderr().print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
 
 
 class Bar:

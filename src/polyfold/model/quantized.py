@@ -1,5 +1,6 @@
 """Fake quantization on a classifier: put there by NNCF, saved as JSON beside the weights, restored from it."""
 
+import copy
 import logging
 import os
 import sys
@@ -35,14 +36,14 @@ def quantize(
     Without SmoothQuant: on the embedded encoder it doubled the quantization error (0.16 against 0.07 in the
     largest logit), and OpenVINO 2026.4 computed other results from the scaled graph than ONNX Runtime did.
     """
-    with torch.no_grad():
-        for table in (part.weight for part in module.modules() if isinstance(part, nn.Embedding)):
-            table.copy_(snap_rows(table))
     nncf = _nncf()
     off = nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     # A fake quantizer would go over the whole table at every step, at many times the cost of all the rest.
     ignored = nncf.IgnoredScope(types=["embedding"], patterns=[f".*/{name}/.*" for name in keep], validate=False)
-    module.eval()
+    module = copy.deepcopy(module).eval()
+    with torch.no_grad():
+        for table in (part.weight for part in module.modules() if isinstance(part, nn.Embedding)):
+            table.copy_(snap_rows(table))
     # NNCF draws its bars on standard output, which is for results.
     with redirect_stdout(sys.stderr):
         return nncf.quantize(
