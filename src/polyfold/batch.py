@@ -37,8 +37,39 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Internals:
+    """What layerwise distillation reads of an encoder, for every position of a padded batch.
+
+    `hidden_states` begins with the embedding layer's output, then one tensor a layer. `queries`, `keys` and
+    `values` hold one tensor a layer with the heads side by side (as the projections leave them, before any
+    scaling or rotation), and `heads` how many heads each layer has. Only what was asked for is filled.
+    """
+
+    hidden_states: tuple[Float[Tensor, "batch seq hidden"], ...] = ()
+    queries: tuple[Float[Tensor, "batch seq hidden"], ...] = ()
+    keys: tuple[Float[Tensor, "batch seq hidden"], ...] = ()
+    values: tuple[Float[Tensor, "batch seq hidden"], ...] = ()
+    heads: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Outputs:
-    """What a classifier returns: logits by task, and the sentence vector the heads read."""
+    """What a classifier returns: logits by task, the sentence vector the heads read, internals if asked for."""
 
     logits: Mapping[str, Float[Tensor, "batch labels"]]
     pooled: Float[Tensor, "batch hidden"]
+    internals: Internals | None = None
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A teacher's answer for the documents of a batch, without gradient.
+
+    `covered[task]` tells for which documents there is an answer: a teacher may know some tasks or languages only,
+    and the logits of the others are arbitrary. `pooled` and `internals` are there only if some loss reads them.
+    """
+
+    logits: Mapping[str, Float[Tensor, "batch labels"]]
+    covered: Mapping[str, Bool[Tensor, "batch"]]
+    pooled: Float[Tensor, "batch hidden"] | None = None
+    internals: Internals | None = None

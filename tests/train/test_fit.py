@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_fit import close, fit_spec, same, state, train_toy
 
+from polyfold.batch import Taught
 from polyfold.data.batches import BatchSpec, encode
 from polyfold.errors import InputError
 from polyfold.losses.labels import LabelLoss
@@ -184,7 +185,7 @@ def test_steps_and_epochs_are_logged_as_json_lines_and_for_tensorboard_if_asked(
     losses = (LabelLoss(), LogitLoss(weight=0.5))
 
     def teacher(batch):
-        return {"domain": torch.zeros(len(batch), 3)}
+        return Taught({"domain": torch.zeros(len(batch), 3)}, {"domain": torch.ones(len(batch), dtype=torch.bool)})
 
     _, result = train_toy(tmp_path, fit_spec(epochs=4, tensorboard=True), losses=losses, teacher=teacher)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

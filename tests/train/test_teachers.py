@@ -57,7 +57,7 @@ def test_cached_logits_are_the_online_logits_of_the_same_documents(kind, teacher
     online = open_online_teacher(teachers[kind], DOCUMENTS)
     cached = open_cached_teacher(teachers[kind], DOCUMENTS, tmp_path)
     for batch in student_batches(tmp_path):
-        one, other = online(batch), cached(batch)
+        one, other = online(batch).logits, cached(batch).logits
         assert set(one) == set(other) == {task.name for task in TASKS}
         for task in TASKS:
             assert one[task.name].shape == (len(batch), len(task.labels))
@@ -90,7 +90,7 @@ def test_a_teacher_gives_no_gradient_and_its_logits_may_be_learned_from(teachers
         open_online_teacher(teachers["one"], DOCUMENTS),
         open_cached_teacher(teachers["one"], DOCUMENTS, tmp_path),
     ):
-        logits = teacher(batch)["domain"]
+        logits = teacher(batch).logits["domain"]
         assert not logits.requires_grad
         student = torch.zeros_like(logits, requires_grad=True)
         (student * logits).sum().backward()
@@ -124,9 +124,9 @@ def test_a_cache_is_computed_once_and_never_for_other_documents_or_teachers(teac
     batch = encode(changed, open_tokenizer(tmp_path / "student", model.backbone.tokenizer), MAX_LENGTH).batch(
         whole
     )
-    online = open_online_teacher(teachers["one"], changed)(batch)
-    assert torch.allclose(fresh(batch)["domain"], online["domain"], atol=1e-5)
-    assert not torch.allclose(first(batch)["domain"][-1], fresh(batch)["domain"][-1], atol=1e-4)
+    online = open_online_teacher(teachers["one"], changed)(batch).logits
+    assert torch.allclose(fresh(batch).logits["domain"], online["domain"], atol=1e-5)
+    assert not torch.allclose(first(batch).logits["domain"][-1], fresh(batch).logits["domain"][-1], atol=1e-4)
 
     open_cached_teacher(teachers["per task"], DOCUMENTS, tmp_path)
     stale = teachers["one"][0]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from polyfold.batch import Batch, Outputs
+from polyfold.batch import Batch, Outputs, Taught
 from polyfold.data.dataset import Documents
 from polyfold.errors import InputError
 from polyfold.losses.labels import LabelLoss
@@ -43,7 +43,8 @@ class TableTeacher:
         self.table, self.tasks = table, tasks
 
     def __call__(self, batch):
-        return {task.name: self.table.logits[task.name].detach()[batch.index] for task in self.tasks}
+        logits = {task.name: self.table.logits[task.name].detach()[batch.index] for task in self.tasks}
+        return Taught(logits, {name: torch.ones(len(batch), dtype=torch.bool) for name in logits})
 
 
 def make_documents(seed, masks):

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from polyfold.batch import Batch, Outputs
+from polyfold.batch import Batch, Outputs, Taught
 from polyfold.data.dataset import Documents
 from polyfold.errors import InputError
 from polyfold.losses.labels import LabelLoss, adjusted, multi_label_sum, single_label_sum
@@ -62,7 +62,7 @@ class TaskObjective:
     def __call__(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Each loss summed over this batch's pairs, times its weight."""
         outputs: Outputs = model(batch.input_ids, batch.attention_mask)
-        taught = self.teacher(batch) if self.teacher is not None else {}
+        taught = self.teacher(batch) if self.teacher is not None else Taught({}, {})
         sums: dict[str, Tensor] = {}
         for index, loss in enumerate(self.losses):
             terms = [self._term(index, loss, task, outputs, batch, taught) for task in self.tasks]
@@ -73,7 +73,7 @@ class TaskObjective:
         return f"{self.losses[index].kind}{index or ''}"
 
     def _term(
-        self, index: int, loss: LossSpec, task: Task, outputs: Outputs, batch: Batch, taught: Mapping[str, Tensor]
+        self, index: int, loss: LossSpec, task: Task, outputs: Outputs, batch: Batch, taught: Taught
     ) -> Tensor:
         logits = outputs.logits[task.name].float()
         mask = batch.label_mask[task.name]
@@ -89,10 +89,11 @@ class TaskObjective:
                     return multi_label_sum(logits, labels, mask, weights)
                 return single_label_sum(logits, labels, mask, weights, loss.label_smoothing)
             case LogitLoss():
-                if task.name not in taught:
+                if task.name not in taught.logits:
                     return logits.sum() * 0.0
-                target = taught[task.name].to(logits.device)
-                chosen = torch.ones_like(mask) if loss.on == "all" else mask
+                target = taught.logits[task.name].to(logits.device)
+                covered = taught.covered[task.name].to(logits.device)
+                chosen = covered if loss.on == "all" else covered & mask
                 divergence = multi_label_divergence_sum if task.multi_label else single_label_divergence_sum
                 return divergence(logits, target, chosen, loss.temperature)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from polyfold.artifact import Artifact, digest_json, write_atomically
-from polyfold.batch import Batch
+from polyfold.batch import Batch, Taught
 from polyfold.data.batches import EncodedDocuments, encode
 from polyfold.data.dataset import Documents
 from polyfold.errors import InputError
@@ -25,9 +25,9 @@ from polyfold.train.evaluate import predict_logits
 
 
 class Teacher(Protocol):
-    """Logits by task for the documents of a batch; no gradient."""
+    """What is to be imitated on the documents of a batch; no gradient."""
 
-    def __call__(self, batch: Batch) -> Mapping[str, Tensor]: ...
+    def __call__(self, batch: Batch) -> Taught: ...
 
 
 class OnlineTeacher:
@@ -39,7 +39,7 @@ class OnlineTeacher:
         for model, _ in self._models:
             model.classifier.eval()
 
-    def __call__(self, batch: Batch) -> Mapping[str, Tensor]:
+    def __call__(self, batch: Batch) -> Taught:
         """Logits of every task some model knows, float [batch labels]."""
         indices = batch.index.cpu().numpy()
         logits: dict[str, Tensor] = {}
@@ -50,7 +50,9 @@ class OnlineTeacher:
                 outputs = model.classifier(own.input_ids, own.attention_mask)
                 logits.update(outputs.logits)
         # Cloned outside inference mode, so that autograd may save them for the student's backward pass.
-        return {name: values.float().clone().to(batch.input_ids.device) for name, values in logits.items()}
+        return _everywhere(
+            {name: values.float().clone().to(batch.input_ids.device) for name, values in logits.items()}
+        )
 
 
 class CachedTeacher:
@@ -61,10 +63,12 @@ class CachedTeacher:
             table = pa.ipc.open_file(source).read_all()
         self._logits = {name: torch.from_numpy(_matrix(table.column(name)).copy()) for name in table.column_names}
 
-    def __call__(self, batch: Batch) -> Mapping[str, Tensor]:
+    def __call__(self, batch: Batch) -> Taught:
         """The stored logits of the batch's documents."""
         rows = batch.index.cpu()
-        return {name: values[rows].to(batch.input_ids.device) for name, values in self._logits.items()}
+        return _everywhere(
+            {name: values[rows].to(batch.input_ids.device) for name, values in self._logits.items()}
+        )
 
 
 def open_online_teacher(artifacts: Sequence[Artifact], documents: Documents) -> OnlineTeacher:
@@ -87,6 +91,13 @@ def open_cached_teacher(artifacts: Sequence[Artifact], documents: Documents, fol
     if not path.exists():
         _write_cache(path, artifacts, documents)
     return CachedTeacher(path)
+
+
+def _everywhere(logits: Mapping[str, Tensor]) -> Taught:
+    """An answer that covers every document."""
+    return Taught(
+        logits, {name: torch.ones(len(one), dtype=torch.bool, device=one.device) for name, one in logits.items()}
+    )
 
 
 def require_tasks(teacher_tasks: Sequence[Task], tasks: Sequence[Task]) -> None:
