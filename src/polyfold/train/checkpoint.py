@@ -32,6 +32,7 @@ def save_checkpoint(
     folder: Path,
     progress: Progress,
     model: nn.Module,
+    projections: nn.Module,
     optimizer: torch.optim.Optimizer,
     best: Mapping[str, Tensor],
 ) -> None:
@@ -40,7 +41,9 @@ def save_checkpoint(
     draft, target = folder / f"{name}.tmp", folder / name
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, draft / "model.safetensors")
+    for name, module in (("model", model), ("projections", projections)):
+        state = {key: value.contiguous() for key, value in module.state_dict().items()}
+        save_file(state, draft / f"{name}.safetensors")
     save_file(_optimizer_tensors(optimizer), draft / "optimizer.safetensors")
     save_file({key: value.contiguous() for key, value in best.items()}, draft / "best.safetensors")
     save_file(_generators(), draft / "generators.safetensors")
@@ -53,14 +56,15 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path, model: nn.Module, projections: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, dict[str, Tensor]] | None:
-    """Restore model, optimizer and random generators; None where there is nothing to resume."""
+    """Restore model, projections, optimizer and random generators; None where there is nothing to resume."""
     complete = sorted(path for path in folder.glob("epoch*") if not path.name.endswith(".tmp"))
     if not complete:
         return None
     source = complete[-1]
     model.load_state_dict(load_file(source / "model.safetensors"))
+    projections.load_state_dict(load_file(source / "projections.safetensors"))
     _restore_optimizer(optimizer, load_file(source / "optimizer.safetensors"))
     generators = load_file(source / "generators.safetensors")
     torch.set_rng_state(generators["cpu"])

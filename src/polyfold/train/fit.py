@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -68,7 +69,7 @@ class FitContext:
 
 @dataclass(frozen=True)
 class FitResult:
-    """The best epoch's dev scores (macro-F1 by task), and what was logged on the way."""
+    """The best epoch's dev score (mean macro-F1, nan where there are no tasks), and what was logged on the way."""
 
     best_score: float
     best_epoch: int
@@ -80,7 +81,10 @@ def fit(
     model: Classifier, train: EncodedDocuments, objective: Objective, spec: FitSpec, weights: np.ndarray | None,
     context: FitContext,
 ) -> FitResult:  # fmt: skip
-    """Train in place and leave the model with the weights of its best epoch on dev (mean macro-F1)."""
+    """Train in place and leave the model with the weights of its best epoch on dev (mean macro-F1).
+
+    Where there are no dev scores, because there are no tasks, it is left with its last weights.
+    """
     if spec.epochs == 0:
         return FitResult(float("nan"), -1, 0, [])
     torch.manual_seed(context.seed)
@@ -91,12 +95,14 @@ def fit(
     # The model is not wrapped: all processes start from the same weights and sum their gradients by hand. A
     # wrapper's own broadcasts wait for ever where a step has fewer batches than there are processes.
     model.to(accelerator.device)
+    objective.modules.to(accelerator.device)
     # Fused: one pass over a table of tens of millions of rows instead of several.
-    optimizer = torch.optim.AdamW(_groups(model, spec), lr=spec.learning_rate, fused=True)
+    optimizer = torch.optim.AdamW(_groups(model, objective.modules, spec), lr=spec.learning_rate, fused=True)
     run = _Run(accelerator, model, accelerator.prepare(optimizer), train, objective, spec, weights, context)
     run.train()
     accelerator.wait_for_everyone()
-    return FitResult(run.progress.best_score, run.progress.best_epoch, run.global_step, run.progress.history)
+    scored = run.progress.best_score if run.best else float("nan")
+    return FitResult(scored, run.progress.best_epoch, run.global_step, run.progress.history)
 
 
 class _Run:
@@ -115,7 +121,8 @@ class _Run:
         self.spec = spec
         self.weights = weights
         self.context = context
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        trained = chain(model.parameters(), objective.modules.parameters())
+        self.parameters = [parameter for parameter in trained if parameter.requires_grad]
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.per_epoch = steps_per_epoch(len(train), spec.batch)
         self.checkpoints = context.folder / CHECKPOINTS
@@ -131,7 +138,7 @@ class _Run:
 
     def train(self) -> None:
         """All epochs, from wherever a killed run left off."""
-        found = load_checkpoint(self.checkpoints, self.model, self.optimizer)
+        found = load_checkpoint(self.checkpoints, self.model, self.objective.modules, self.optimizer)
         if found is not None:
             self.progress, self.best = found
             note(f"{self.context.label}: resuming at epoch {self.progress.epoch + 1}, step {self.progress.step}")
@@ -223,8 +230,9 @@ class _Run:
 
     def _finish_epoch(self) -> None:
         scores = dict(self.context.evaluate(self.model))
-        mean = float(np.mean(list(scores.values())))
-        better = mean > self.progress.best_score
+        # Without tasks nothing can be scored: the last weights are kept, and there is nothing to stop early by.
+        mean = float(np.mean(list(scores.values()))) if scores else None
+        better = mean is not None and mean > self.progress.best_score
         epoch = self.progress.epoch
         if better:
             # Cloned: the state dict shares memory with the parameters that go on training.
@@ -235,13 +243,14 @@ class _Run:
             self.progress,
             epoch=epoch + 1,
             step=0,
-            best_score=mean if better else self.progress.best_score,
-            best_epoch=epoch if better else self.progress.best_epoch,
-            epochs_without_gain=0 if better else self.progress.epochs_without_gain + 1,
+            best_score=mean if mean is not None and better else self.progress.best_score,
+            best_epoch=epoch if better or mean is None else self.progress.best_epoch,
+            epochs_without_gain=0 if better or mean is None else self.progress.epochs_without_gain + 1,
             history=[*self.progress.history, entry],
         )
         shown = ", ".join(f"{name} {100 * value:.1f}" for name, value in scores.items())
-        note(f"{self.context.label}: epoch {epoch + 1}/{self.spec.epochs}, dev macro-F1 {shown}")
+        dev = f", dev macro-F1 {shown}" if scores else ""
+        note(f"{self.context.label}: epoch {epoch + 1}/{self.spec.epochs}{dev}")
         self._save()
 
     def _out_of_patience(self) -> bool:
@@ -249,7 +258,8 @@ class _Run:
 
     def _save(self) -> None:
         if self.accelerator.is_main_process:
-            save_checkpoint(self.checkpoints, self.progress, self.model, self.optimizer, self.best)
+            projections = self.objective.modules
+            save_checkpoint(self.checkpoints, self.progress, self.model, projections, self.optimizer, self.best)
         self.saved_at = time.monotonic()
 
     def _write_log(self, entry: Mapping[str, Any]) -> None:
@@ -295,20 +305,23 @@ def learning_rate_factor(step: int, total: int, spec: FitSpec) -> float:
             return 1.0
 
 
-def _groups(model: Classifier, spec: FitSpec) -> list[dict[str, Any]]:
-    """Parameter groups: embeddings, heads and the rest, each with its rate; no decay on vectors (bias, norms)."""
+def _groups(model: Classifier, projections: nn.Module, spec: FitSpec) -> list[dict[str, Any]]:
+    """Parameter groups: embeddings, what is new (heads, projections) and the rest, each with its rate.
+
+    No decay on vectors (bias, norms).
+    """
     table = token_embedding(model.encoder).weight
     if spec.embedding_learning_rate == 0.0:
         table.requires_grad_(False)
-    heads = {id(parameter) for parameter in model.heads.parameters()}
+    new = {id(parameter) for parameter in chain(model.heads.parameters(), projections.parameters())}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter in model.parameters():
+    for parameter in chain(model.parameters(), projections.parameters()):
         if not parameter.requires_grad:
             continue
         rate = spec.learning_rate
         if parameter is table and spec.embedding_learning_rate is not None:
             rate = spec.embedding_learning_rate
-        elif id(parameter) in heads and spec.head_learning_rate is not None:
+        elif id(parameter) in new and spec.head_learning_rate is not None:
             rate = spec.head_learning_rate
         # Decay on the table would shrink the rows of pieces that a batch does not even hold.
         decay = spec.weight_decay if parameter.ndim > 1 and parameter is not table else 0.0

@@ -1,11 +1,10 @@
 """What is minimised: the only thing that differs between training, distilling and quantization-aware training."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from polyfold.batch import Batch, Outputs, Taught
@@ -13,18 +12,24 @@ from polyfold.data.dataset import Documents
 from polyfold.errors import InputError
 from polyfold.losses.labels import LabelLoss, adjusted, multi_label_sum, single_label_sum
 from polyfold.losses.logits import LogitLoss, multi_label_divergence_sum, single_label_divergence_sum
+from polyfold.losses.spec import LossSpec, named, needs_teacher, wanted_of
+from polyfold.model.internals import with_internals
 from polyfold.tasks import Task
+from polyfold.train.imitation import Imitation
+from polyfold.train.sides import Sides
 from polyfold.train.teachers import Teacher
-
-LossSpec = Annotated[LabelLoss | LogitLoss, Field(discriminator="kind")]
 
 
 class Objective(Protocol):
     """Sums of losses over a batch, and the counts of the whole step to divide them by.
 
     Sums and counts are kept apart because a step may be cut into several batches, or spread over processes:
-    Eq. 1 divides by the pair count of the whole step.
+    Eq. 1 divides by the pair count of the whole step. `modules` are learned projections: trained and saved in
+    checkpoints with the model, but no part of it.
     """
+
+    @property
+    def modules(self) -> nn.ModuleDict: ...
 
     def counts(self, batch: Batch) -> Mapping[str, float]: ...
 
@@ -32,54 +37,83 @@ class Objective(Protocol):
 
 
 class TaskObjective:
-    """A weighted sum of label and logit losses over all tasks: Eq. 1 and Eq. 2 of the paper."""
+    """A weighted sum of losses: labels and logits over all tasks (Eq. 1 and 2 of the paper), and imitation.
+
+    A teacher's inside is imitated on every document, labelled or not; logits as their loss says.
+    """
 
     def __init__(
-        self, tasks: Sequence[Task], losses: Sequence[LossSpec], train: Documents, teacher: Teacher | None = None
+        self,
+        tasks: Sequence[Task],
+        losses: Sequence[LossSpec],
+        train: Documents,
+        teacher: Teacher | None = None,
+        sides: Sides | None = None,
     ) -> None:
-        """`train` gives the label frequencies that class weights and logit adjustment need."""
-        if teacher is None and any(loss.kind == "logits" for loss in losses):
-            raise InputError("a 'logits' loss needs a teacher", key="losses", hint="add a teacher to the recipe")
+        """`train` gives the label frequencies that class weights and logit adjustment need.
+
+        `sides` are needed by losses that imitate the teacher's inside; see `wanted_of`.
+        """
+        if teacher is None and needs_teacher(losses):
+            kind = next(loss.kind for loss in losses if loss.kind != "labels")
+            raise InputError(f"a '{kind}' loss needs a teacher", key="losses", hint="add a teacher to the recipe")
         self.tasks = tuple(tasks)
-        self.losses = tuple(losses)
+        self.losses = {
+            name: loss for name, loss in named(losses).items() if isinstance(loss, LabelLoss | LogitLoss)
+        }
         self.teacher = teacher
+        self.imitation: Imitation | None = None
+        if wanted_of(losses):
+            if sides is None:
+                raise InputError(
+                    "some loss looks inside the teacher, but there is no one model to look into",
+                    key="losses",
+                    hint="give labels and logits losses alone, or one teacher for all tasks and languages",
+                )
+            self.imitation = Imitation(losses, sides)
+        elif not self.losses:
+            raise InputError("every loss has weight zero: there is nothing to learn", key="losses")
         self._priors = {task.name: _prior(task, train.labels[task.name]) for task in self.tasks}
         self._weights = {
-            index: {task.name: _class_weights(loss, task, train.labels[task.name]) for task in self.tasks}
-            for index, loss in enumerate(self.losses)
+            name: {task.name: _class_weights(loss, task, train.labels[task.name]) for task in self.tasks}
+            for name, loss in self.losses.items()
             if isinstance(loss, LabelLoss)
         }
 
+    @property
+    def modules(self) -> nn.ModuleDict:
+        """The learned projections."""
+        return nn.ModuleDict() if self.imitation is None else self.imitation.modules
+
     def counts(self, batch: Batch) -> Mapping[str, float]:
-        """(document, task) pairs of each loss in this batch."""
+        """(document, task) pairs of each loss in this batch; positions, documents or pairs for imitation."""
         labelled = float(sum(int(batch.label_mask[task.name].sum()) for task in self.tasks))
         every = float(len(batch) * len(self.tasks))
-        return {
-            self._name(index): every if isinstance(loss, LogitLoss) and loss.on == "all" else labelled
-            for index, loss in enumerate(self.losses)
+        counts = {
+            name: every if isinstance(loss, LogitLoss) and loss.on == "all" else labelled
+            for name, loss in self.losses.items()
         }
+        return counts if self.imitation is None else counts | self.imitation.counts(batch)
 
     def __call__(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        """Each loss summed over this batch's pairs, times its weight."""
-        outputs: Outputs = model(batch.input_ids, batch.attention_mask)
+        """Each loss summed over this batch, times its weight."""
+        wanted = frozenset() if self.imitation is None else self.imitation.wanted
+        outputs = with_internals(model, batch.input_ids, batch.attention_mask, wanted)
         taught = self.teacher(batch) if self.teacher is not None else Taught({}, {})
         sums: dict[str, Tensor] = {}
-        for index, loss in enumerate(self.losses):
-            terms = [self._term(index, loss, task, outputs, batch, taught) for task in self.tasks]
-            sums[self._name(index)] = loss.weight * torch.stack(terms).sum()
-        return sums
-
-    def _name(self, index: int) -> str:
-        return f"{self.losses[index].kind}{index or ''}"
+        for name, loss in self.losses.items():
+            terms = [self._term(name, loss, task, outputs, batch, taught) for task in self.tasks]
+            sums[name] = loss.weight * torch.stack(terms).sum()
+        return sums if self.imitation is None else sums | self.imitation.sums(outputs, taught, batch)
 
     def _term(
-        self, index: int, loss: LossSpec, task: Task, outputs: Outputs, batch: Batch, taught: Taught
+        self, name: str, loss: LabelLoss | LogitLoss, task: Task, outputs: Outputs, batch: Batch, taught: Taught
     ) -> Tensor:
         logits = outputs.logits[task.name].float()
         mask = batch.label_mask[task.name]
         match loss:
             case LabelLoss():
-                weights = self._weights[index][task.name]
+                weights = self._weights[name][task.name]
                 weights = None if weights is None else weights.to(logits.device)
                 if loss.logit_adjustment:
                     prior = self._priors[task.name].to(logits.device)
