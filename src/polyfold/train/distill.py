@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from polyfold.artifact import Artifact
@@ -14,25 +15,27 @@ from polyfold.data.dataset import Dataset, Documents
 from polyfold.errors import InputError
 from polyfold.losses.labels import LabelLoss
 from polyfold.losses.logits import LogitLoss
-from polyfold.model.backbone import Backbone, load_backbone, token_embedding
-from polyfold.model.classifier import load_model, new_classifier, save_model
-from polyfold.model.student import BackboneInit, StudentInit, TeacherInit, build_small
+from polyfold.losses.spec import LossSpec, every_document, needs_teacher, wanted_of
+from polyfold.model.backbone import Backbone
+from polyfold.model.classifier import Model, load_model, new_classifier, save_model
+from polyfold.model.student import BackboneInit, StudentInit, TeacherInit, build_small, piece_counts, published
 from polyfold.tasks import Task
 from polyfold.text import open_tokenizer
+from polyfold.train.answers import TeacherSet
 from polyfold.train.evaluate import calibrated, dev_scores
 from polyfold.train.fit import FitContext, FitResult, FitSpec, fit
-from polyfold.train.objectives import LossSpec, TaskObjective
-from polyfold.train.teachers import Teacher, open_cached_teacher, open_online_teacher, require_tasks
+from polyfold.train.objectives import TaskObjective
+from polyfold.train.teachers import Teach, sides_of
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 class StudentSpec(BaseModel):
     """A student: where its weights come from, what it minimises, how it is trained.
 
     `teacher: cached` computes the teacher's logits once and keeps them for every student; `online` computes
-    them anew at each step. `unlabelled` adds the data's unlabelled texts, which only a logit loss
-    with `on: all` learns from.
+    them anew at each step. `unlabelled` adds the data's unlabelled texts, which a logit loss with `on: all` learns
+    from, and every loss that looks inside the teacher.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,29 +50,24 @@ class StudentSpec(BaseModel):
     @property
     def needs_teacher(self) -> bool:
         """Whether some loss imitates the teacher."""
-        return any(loss.kind == "logits" for loss in self.losses)
+        return needs_teacher(self.losses)
 
 
 def distill(
-    spec: StudentSpec,
-    teachers: Sequence[Artifact],
-    data: Dataset,
-    base: Path,
-    folder: Path,
-    cache: Path,
-    seed: int,
+    spec: StudentSpec, teachers: TeacherSet, teach: Teach, data: Dataset, base: Path, folder: Path, seed: int
 ) -> FitResult:
-    """Train one student and leave a finished model in `folder`; teacher logits are kept in `cache`."""
+    """Train one student and leave a finished model in `folder`; `teach` opens the teachers on its documents."""
     backbone = _backbone(spec, teachers, data, base, folder, seed)
     model = new_classifier(backbone, data.tasks, data.max_length, seed)
     if isinstance(spec.init, TeacherInit):
-        model = load_model(_multi_task(teachers).path).with_tasks(data.tasks)
+        model = _with_heads(model, load_model(_one_model(teachers).path))
     tokenizer = open_tokenizer(folder, backbone.tokenizer)
     documents = training_documents(spec.losses, data, data.tasks, spec.unlabelled)
     train = encode(documents, tokenizer, model.max_length)
     dev = encode(data.dev, tokenizer, model.max_length)
-    teach = open_teacher(spec.teacher, teachers, documents, data.tasks, cache) if spec.needs_teacher else None
-    objective = TaskObjective(data.tasks, spec.losses, documents, teach)
+    teacher = teach(documents, wanted_of(spec.losses)) if spec.needs_teacher else None
+    sides = sides_of(model.backbone, train, teacher, seed)
+    objective = TaskObjective(data.tasks, spec.losses, documents, teacher, sides)
     weights = sampling_weights(documents, data.tasks, spec.fit.batch)
     context = FitContext(folder, seed, spec.name, dev_scores(data.tasks, dev, spec.name))
     result = fit(model.classifier, train, objective, spec.fit, weights, context)
@@ -83,56 +81,50 @@ def training_documents(
     losses: Sequence[LossSpec], data: Dataset, tasks: Sequence[Task], unlabelled: bool
 ) -> Documents:
     """The documents that some loss learns from: the labelled ones, or with `on: all` every one there is."""
-    everything = any(loss.kind == "logits" and loss.on == "all" for loss in losses)
-    if everything:
+    if every_document(losses):
         return data.train.followed_by(data.unlabelled, tasks) if unlabelled else data.train
     if unlabelled:
         raise InputError(
             "nothing would be learned from the unlabelled texts",
             key="unlabelled",
-            hint="give a logits loss with `on: all`",
+            hint="give a logits loss with `on: all`, or one that looks inside the teacher",
         )
     return data.train.take(np.flatnonzero(np.any([data.train.labelled(task) for task in tasks], axis=0)))
 
 
-def open_teacher(
-    mode: Literal["cached", "online"],
-    teachers: Sequence[Artifact],
-    documents: Documents,
-    tasks: Sequence[Task],
-    cache: Path,
-) -> Teacher:
-    """The teacher's logits for these documents, read from the cache or computed at each step."""
-    for artifact in teachers:
-        require_tasks(artifact.config()[1], tasks)
-    if mode == "online":
-        return open_online_teacher(teachers, documents)
-    return open_cached_teacher(teachers, documents, cache)
-
-
-def _multi_task(teachers: Sequence[Artifact]) -> Artifact:
-    if len(teachers) != 1:
+def _one_model(teachers: TeacherSet) -> Artifact:
+    """The teacher that a student starts from."""
+    if teachers.lead is None:
         raise InputError(
-            "a student can start from its teacher only where that is one multi-task model",
+            "a student can start from its teacher only where that is one model, or a mean with such a member",
             key="students.init",
             hint="use teacher.mode: {kind: multi_task}, or init: {kind: backbone, name: ...}",
         )
-    return teachers[0]
+    return teachers.lead
+
+
+def _with_heads(model: Model, teacher: Model) -> Model:
+    """The model with the teacher's heads of those tasks that it knows; the others start anew."""
+    known = {task.name: task for task in teacher.tasks}
+    heads = {name: head for name, head in teacher.classifier.heads.items() if name in model.classifier.heads}
+    with torch.no_grad():
+        for name, head in heads.items():
+            model.classifier.heads[name].load_state_dict(head.state_dict())
+    return replace(model, tasks=tuple(known.get(task.name, task) for task in model.tasks))
 
 
 def _backbone(
-    spec: StudentSpec, teachers: Sequence[Artifact], data: Dataset, base: Path, folder: Path, seed: int
+    spec: StudentSpec, teachers: TeacherSet, data: Dataset, base: Path, folder: Path, seed: int
 ) -> Backbone:
     """The student's encoder, with its tokenizer file in `folder`."""
     if isinstance(spec.init, BackboneInit):
-        return load_backbone(spec.init.name, folder, base)
-    source = _multi_task(teachers) if isinstance(spec.init, TeacherInit) else teachers[0]
+        return published(spec.init, folder, base)
+    started = isinstance(spec.init, TeacherInit)
+    source = _one_model(teachers) if started else teachers.lead or teachers.artifacts[0]
     teacher = load_model(source.path)
     file = teacher.backbone.tokenizer.file
     (folder / file).write_bytes((source.path / file).read_bytes())
     if isinstance(spec.init, TeacherInit):
         return teacher.backbone
-    tokenizer = open_tokenizer(folder, teacher.backbone.tokenizer)
-    ids = np.concatenate(tokenizer.encode(data.train.texts, data.max_length).ids)
-    counts = np.bincount(ids, minlength=token_embedding(teacher.backbone.module).num_embeddings)
+    counts = piece_counts(teacher.backbone, folder, data.train.texts, data.max_length)
     return build_small(spec.init, teacher.backbone, counts, data.max_length, seed)

@@ -20,9 +20,14 @@ TOKEN_BUDGET = 4096
 def predict_logits(
     classifier: nn.Module, tasks: Sequence[Task], encoded: EncodedDocuments, label: str
 ) -> dict[str, np.ndarray]:
-    """Logits by task over a whole split, float32 [n, labels], in the documents' own order."""
+    """Logits by task over a whole split, float32 [n, labels], in the documents' own order.
+
+    On a GPU where there is one; afterwards the classifier lies where it lay.
+    """
     logits = {task.name: np.zeros((len(encoded), len(task.labels)), dtype=np.float32) for task in tasks}
-    device = next(classifier.parameters()).device
+    home = next(classifier.parameters()).device
+    device = torch.device("cuda") if torch.cuda.is_available() else home
+    classifier.to(device)
     was_training = classifier.training
     classifier.eval()
     batches = plan_batches(encoded.encoding.lengths, TOKEN_BUDGET)
@@ -34,6 +39,7 @@ def predict_logits(
                 values[indices] = outputs.logits[name].float().cpu().numpy()
             bar.advance(len(indices))
     classifier.train(was_training)
+    classifier.to(home)
     return logits
 
 

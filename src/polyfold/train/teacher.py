@@ -1,26 +1,27 @@
-"""The teacher stage: one multi-task model, or one model a task."""
+"""What a teacher may be (trained here, given, or a mean of such), and the training of one."""
 
-from dataclasses import replace
-from itertools import chain
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from polyfold.data.batches import encode, sampling_weights
-from polyfold.data.dataset import Dataset
+from polyfold.data.dataset import Dataset, Documents
 from polyfold.losses.labels import LabelLoss
-from polyfold.model.backbone import Backbone, load_backbone, resized
+from polyfold.model.backbone import Backbone
 from polyfold.model.classifier import new_classifier, save_model
+from polyfold.model.source import open_backbone
 from polyfold.model.trimming import TrimVocabulary, trim
 from polyfold.text import open_tokenizer
+from polyfold.train.counted import counted_texts, dev_texts
 from polyfold.train.evaluate import calibrated, dev_scores
 from polyfold.train.fit import FitContext, FitResult, FitSpec, fit
 from polyfold.train.objectives import TaskObjective
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 class MultiTask(BaseModel):
@@ -39,30 +40,130 @@ class PerTask(BaseModel):
     kind: Literal["per_task"] = "per_task"
 
 
-class TeacherSpec(BaseModel):
-    """The uncompressed model, trained on labels alone; every loss of quality is counted from it.
+class PerLanguage(BaseModel):
+    """One model for each language and all tasks, trained on the documents in it; it answers for these alone."""
 
-    `trim` cuts the backbone's vocabulary before training: only then is it cheap to train the table as well.
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["per_language"] = "per_language"
+
+
+class TrainedTeacher(BaseModel):
+    """A model (or one a task, or one a language) trained here, on labels alone.
+
+    `tasks` and `languages` narrow what it learns and answers for. `trim` cuts the backbone's vocabulary before
+    training: only then is it cheap to train the table as well. `seed` is added to the recipe's, so that a mean
+    may be one over seeds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: Literal["trained"] = "trained"
     backbone: str
-    mode: Annotated[MultiTask | PerTask, Field(discriminator="kind")] = MultiTask()
+    mode: Annotated[MultiTask | PerTask | PerLanguage, Field(discriminator="kind")] = MultiTask()
+    tasks: tuple[str, ...] | None = Field(default=None, min_length=1)
+    languages: tuple[str, ...] | None = Field(default=None, min_length=1)
+    seed: int = Field(default=0, ge=0)
     trim: TrimVocabulary | None = None
     loss: LabelLoss = LabelLoss()
     fit: FitSpec = FitSpec()
 
-    def task_sets(self, tasks: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-        """The tasks of each model to be trained: all at once, or one by one."""
-        return (tasks,) if self.mode.kind == "multi_task" else tuple((name,) for name in tasks)
+
+class GivenTeacher(BaseModel):
+    """A finished model: an artifact of Polyfold, or a stock classifier of transformers (a folder or a hub id).
+
+    A stock classifier answers for one `task`. Its labels are found by their names, whatever their case;
+    `labels` says what a name of its own means in our task. `languages` says for which documents it is asked.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["given"] = "given"
+    name: str
+    task: str | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    languages: tuple[str, ...] | None = Field(default=None, min_length=1)
+
+
+def _kind(value: Any) -> str:
+    """The tag of a teacher's block; one without a `kind` is trained here."""
+    kind = value.get("kind", "trained") if isinstance(value, dict) else getattr(value, "kind", "trained")
+    return str(kind)
+
+
+MemberSpec = Annotated[
+    Annotated[TrainedTeacher, Tag("trained")] | Annotated[GivenTeacher, Tag("given")],
+    Discriminator(
+        _kind,
+        custom_error_type="member_kind",
+        custom_error_message="a member's kind is 'trained' (as without a kind) or 'given'",
+    ),
+]
+
+
+class MeanTeacher(BaseModel):
+    """The weighted mean of several teachers' logits, each brought to its calibrated scale.
+
+    `weights` are one a member (divided by their sum), `dev`: fitted on dev, task by task, or equal. A member that
+    does not know a document's task or language is left out there, and the others' weights count for more.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["mean"] = "mean"
+    members: tuple[MemberSpec, ...] = Field(min_length=1)
+    weights: tuple[Annotated[float, Field(ge=0.0)], ...] | Literal["equal", "dev"] = "equal"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "MeanTeacher":
+        if any(member in self.members[:place] for place, member in enumerate(self.members)):
+            raise ValueError("a member is there the same twice; for a mean over seeds give one `seed: 1`")
+        if isinstance(self.weights, str):
+            return self
+        if len(self.weights) != len(self.members):
+            raise ValueError(f"{len(self.weights)} weights for {len(self.members)} members")
+        if sum(self.weights) <= 0.0:
+            raise ValueError("the weights are all 0; one at least must be above")
+        return self
+
+
+TeacherSpec = Annotated[
+    Annotated[TrainedTeacher, Tag("trained")]
+    | Annotated[GivenTeacher, Tag("given")]
+    | Annotated[MeanTeacher, Tag("mean")],
+    Discriminator(
+        _kind,
+        custom_error_type="teacher_kind",
+        custom_error_message="a teacher's kind is 'trained' (as without a kind), 'given' or 'mean'",
+    ),
+]
+
+
+def members_of(spec: TeacherSpec) -> tuple[TrainedTeacher | GivenTeacher, ...]:
+    """The members of a mean; any other teacher is its own only member."""
+    return spec.members if isinstance(spec, MeanTeacher) else (spec,)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What one model answers for: these tasks, in these languages or (None) in all of them."""
+
+    tasks: tuple[str, ...]
+    languages: tuple[str, ...] | None = None
+
+    def documents(self, documents: Documents) -> Documents:
+        """Those of the documents that are in its languages."""
+        if self.languages is None:
+            return documents
+        return documents.take(np.flatnonzero([language in self.languages for language in documents.languages]))
 
 
 def train_teacher(
-    spec: TeacherSpec, names: tuple[str, ...], data: Dataset, base: Path, folder: Path, seed: int, label: str
-) -> FitResult:  # fmt: skip
-    """Train one teacher on the named tasks and leave a finished model in `folder`."""
-    tasks = tuple(task for task in data.tasks if task.name in names)
+    spec: TrainedTeacher, scope: Scope, data: Dataset, base: Path, folder: Path, seed: int, label: str
+) -> FitResult:
+    """Train one teacher on its tasks and languages and leave a finished model in `folder`."""
+    tasks = tuple(task for task in data.tasks if task.name in scope.tasks)
+    data = replace(data, train=scope.documents(data.train), dev=scope.documents(data.dev))
     backbone = _backbone(spec, data, base, folder)
     model = new_classifier(backbone, tasks, data.max_length, seed)
     tokenizer = open_tokenizer(folder, backbone.tokenizer)
@@ -79,13 +180,11 @@ def train_teacher(
     return result
 
 
-def _backbone(spec: TeacherSpec, data: Dataset, base: Path, folder: Path) -> Backbone:
+def _backbone(spec: TrainedTeacher, data: Dataset, base: Path, folder: Path) -> Backbone:
     """The backbone, trimmed if asked for, with its tokenizer in `folder`."""
     if spec.trim is None:
-        return load_backbone(spec.backbone, folder, base)
+        return open_backbone(spec.backbone, folder, base)
     with TemporaryDirectory() as scratch:
-        whole = load_backbone(spec.backbone, Path(scratch), base)
-        texts = chain(data.train.texts, data.unlabelled.texts if spec.trim.unlabelled else ())
-        source = (Path(scratch), whole.tokenizer)
-        trimmed = trim(spec.trim, whole.module, source, folder, texts, data.dev.texts)
-    return resized(whole, trimmed.tokenizer)
+        whole = open_backbone(spec.backbone, Path(scratch), base)
+        counted = counted_texts(spec.trim, data, base)
+        return trim(spec.trim, whole, Path(scratch), folder, counted, dev_texts(data)).backbone

@@ -1,27 +1,29 @@
-"""Teachers: what a student is asked to imitate, computed while it trains or read from a cache.
+"""Teachers while a student trains: models asked at each step, a cache read instead, a look inside one of them.
 
-A teacher may have another tokenizer than its student, so an online teacher reads the document's row number in
-the batch and looks its own token ids up.
+A teacher may have another tokenizer than its student, so a model reads the document's row number in the batch and
+looks its own token ids up.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
 import torch
-from torch import Tensor
 
-from polyfold.artifact import Artifact, digest_json, write_atomically
-from polyfold.batch import Batch, Taught
+from polyfold.artifact import Artifact
+from polyfold.batch import Batch, Outputs, Taught
 from polyfold.data.batches import EncodedDocuments, encode
 from polyfold.data.dataset import Documents
-from polyfold.errors import InputError
+from polyfold.model.backbone import Backbone
 from polyfold.model.classifier import Model, load_model
+from polyfold.model.internals import with_internals
 from polyfold.tasks import Task
 from polyfold.text import open_tokenizer
-from polyfold.train.evaluate import predict_logits
+from polyfold.train.answers import Answers, TeacherSet, combine, coverage, one_answer
+from polyfold.train.sides import Sides, aligned
+
+NOTHING: frozenset[str] = frozenset()
 
 
 class Teacher(Protocol):
@@ -30,104 +32,136 @@ class Teacher(Protocol):
     def __call__(self, batch: Batch) -> Taught: ...
 
 
-class OnlineTeacher:
-    """One multi-task model, or one model a task: each answers for the tasks it was trained on."""
+class ModelTeacher:
+    """One model, asked about every document: its logits, and what is `wanted` of its inside."""
 
-    def __init__(self, models: Sequence[tuple[Model, EncodedDocuments]]) -> None:
-        """Each model comes with the training documents encoded by its own tokenizer."""
-        self._models = tuple(models)
-        for model, _ in self._models:
-            model.classifier.eval()
+    def __init__(self, model: Model, encoded: EncodedDocuments, wanted: frozenset[str] = NOTHING) -> None:
+        """`encoded` are the documents that batches are drawn from, as this model's own tokenizer cuts them."""
+        self.model = model
+        self.encoded = encoded
+        self.wanted = wanted
+        model.classifier.eval()
 
-    def __call__(self, batch: Batch) -> Taught:
-        """Logits of every task some model knows, float [batch labels]."""
-        indices = batch.index.cpu().numpy()
-        logits: dict[str, Tensor] = {}
-        with torch.inference_mode():
-            for model, encoded in self._models:
-                device = next(model.classifier.parameters()).device
-                own = encoded.batch(indices).to(device)
-                outputs = model.classifier(own.input_ids, own.attention_mask)
-                logits.update(outputs.logits)
-        # Cloned outside inference mode, so that autograd may save them for the student's backward pass.
-        return _everywhere(
-            {name: values.float().clone().to(batch.input_ids.device) for name, values in logits.items()}
-        )
-
-
-class CachedTeacher:
-    """Logits computed once and read from an Arrow file, memory-mapped."""
-
-    def __init__(self, path: Path) -> None:
-        with pa.memory_map(str(path)) as source:
-            table = pa.ipc.open_file(source).read_all()
-        self._logits = {name: torch.from_numpy(_matrix(table.column(name)).copy()) for name in table.column_names}
+    @property
+    def guide(self) -> "ModelTeacher | None":
+        """The model whose inside is shown: this one, where anything is wanted."""
+        return self if self.wanted else None
 
     def __call__(self, batch: Batch) -> Taught:
-        """The stored logits of the batch's documents."""
-        rows = batch.index.cpu()
-        return _everywhere(
-            {name: values[rows].to(batch.input_ids.device) for name, values in self._logits.items()}
-        )
+        """Logits of every task the model knows, and its inside."""
+        outputs = self.outputs(batch.index, batch.input_ids.device)
+        every = torch.ones(len(batch), dtype=torch.bool, device=batch.input_ids.device)
+        logits = {name: values.float() for name, values in outputs.logits.items()}
+        return Taught(logits, dict.fromkeys(logits, every), outputs.pooled, outputs.internals)
+
+    def outputs(self, index: torch.Tensor, device: torch.device) -> Outputs:
+        """The model's outputs for these rows of its documents, on the student's device."""
+        # no_grad and not inference_mode: the student's backward pass keeps what it is compared with.
+        if next(self.model.classifier.parameters()).device != device:
+            self.model.classifier.to(device)
+        own = self.encoded.batch(index.cpu().numpy()).to(device)
+        with torch.no_grad():
+            return with_internals(self.model.classifier, own.input_ids, own.attention_mask, self.wanted)
 
 
-def open_online_teacher(artifacts: Sequence[Artifact], documents: Documents) -> OnlineTeacher:
-    """Load the teacher's models and encode the documents for each."""
-    models = []
-    for artifact in artifacts:
-        model = load_model(artifact.path)
-        tokenizer = open_tokenizer(artifact.path, model.backbone.tokenizer)
-        models.append((model, encode(documents, tokenizer, model.max_length)))
-    return OnlineTeacher(models)
+class GuidedTeacher(Teacher, Protocol):
+    """A teacher that says which of its models may be looked inside of, if that was asked for."""
+
+    @property
+    def guide(self) -> ModelTeacher | None: ...
 
 
-def open_cached_teacher(artifacts: Sequence[Artifact], documents: Documents, folder: Path) -> CachedTeacher:
-    """The cache for these teachers on these documents, computed now if it is missing.
+class Teach(Protocol):
+    """Opens the teacher on some documents; `wanted` (see `losses.spec.wanted_of`) asks for a look inside it."""
 
-    The file is named by a hash of teachers and texts, so a stale one is never read.
-    """
-    key = digest_json([[artifact.manifest.key for artifact in artifacts], list(documents.texts)])[:16]
-    path = folder / f"teacher-{key}.arrow"
-    if not path.exists():
-        _write_cache(path, artifacts, documents)
-    return CachedTeacher(path)
+    def __call__(self, documents: Documents, wanted: frozenset[str] = NOTHING) -> GuidedTeacher: ...
 
 
-def _everywhere(logits: Mapping[str, Tensor]) -> Taught:
-    """An answer that covers every document."""
-    return Taught(
-        logits, {name: torch.ones(len(one), dtype=torch.bool, device=one.device) for name, one in logits.items()}
-    )
+@dataclass(frozen=True)
+class Seat:
+    """One model of a set, and for which documents it answers: bool [n] by task."""
 
+    teacher: ModelTeacher
+    covers: Mapping[str, np.ndarray]
 
-def require_tasks(teacher_tasks: Sequence[Task], tasks: Sequence[Task]) -> None:
-    """A teacher's labels must be the student's, by name and order; InputError names the first that differs."""
-    own = {task.name: task for task in tasks}
-    for task in teacher_tasks:
-        mine = own.get(task.name)
-        if mine is not None and (mine.labels != task.labels or mine.kind != task.kind):
-            raise InputError(
-                f"the teacher's task '{task.name}' has labels {task.labels}, the data has {mine.labels}",
-                hint="train the teacher on this data's labels",
+    def answers(self, batch: Batch) -> Answers:
+        """What it knows of the batch; it runs on those documents alone."""
+        index, device = batch.index.cpu(), batch.input_ids.device
+        covers = {name: rows[index.numpy()] for name, rows in self.covers.items()}
+        asked = np.any(list(covers.values()), axis=0)
+        if not asked.any():
+            return {}
+        outputs = self.teacher.outputs(index[torch.from_numpy(asked)], device)
+        tasks = {task.name: task for task in self.teacher.model.tasks}
+        return {
+            name: one_answer(
+                tasks[name], outputs.logits[name][torch.from_numpy(rows[asked]).to(device)], rows, device
             )
+            for name, rows in covers.items()
+        }
 
 
-def _write_cache(path: Path, artifacts: Sequence[Artifact], documents: Documents) -> None:
-    columns: dict[str, pa.Array] = {}
-    for artifact in artifacts:
-        model = load_model(artifact.path)
-        tokenizer = open_tokenizer(artifact.path, model.backbone.tokenizer)
-        encoded = encode(documents, tokenizer, model.max_length)
-        label = f"{artifact.manifest.name} answers"
-        for name, values in predict_logits(model.classifier, model.tasks, encoded, label).items():
-            columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
-    sink = pa.BufferOutputStream()
-    table = pa.table(columns)
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    write_atomically(path, sink.getvalue().to_pybytes())
+class OnlineTeacher:
+    """A set of models, each asked at each step about the documents it knows."""
+
+    guide: ModelTeacher | None = None
+
+    def __init__(self, members: Sequence[Sequence[Seat]], weights: Mapping[str, Sequence[float]]) -> None:
+        self._members = tuple(tuple(seats) for seats in members)
+        self._weights = weights
+        self._labels = {
+            task.name: len(task.labels)
+            for seats in self._members
+            for seat in seats
+            for task in seat.teacher.model.tasks
+            if task.name in seat.covers
+        }
+
+    def __call__(self, batch: Batch) -> Taught:
+        """Logits of every task that some model knows, float [batch labels]."""
+        answers = combine([[seat.answers(batch) for seat in seats] for seats in self._members], self._weights)
+        device = batch.input_ids.device
+        logits = {name: torch.zeros((len(batch), count), device=device) for name, count in self._labels.items()}
+        nowhere = torch.zeros(len(batch), dtype=torch.bool, device=device)
+        covered = {name: answers[name].covered if name in answers else nowhere for name in logits}
+        return Taught(logits | {name: answer.logits for name, answer in answers.items()}, covered)
 
 
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    flat = np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks])
-    return np.asarray(flat.reshape(len(column), -1))
+class ComposedTeacher:
+    """The logits of one teacher and the inside of another: a cache, say, and a model whose layers are imitated."""
+
+    def __init__(self, answering: Teacher, guide: ModelTeacher) -> None:
+        self.guide = guide
+        self._answering = answering
+
+    def __call__(self, batch: Batch) -> Taught:
+        """Both in one."""
+        inside = self.guide(batch)
+        return replace(self._answering(batch), pooled=inside.pooled, internals=inside.internals)
+
+
+def open_model(artifact: Artifact, documents: Documents, wanted: frozenset[str] = NOTHING) -> ModelTeacher:
+    """Load a finished model and encode the documents for it."""
+    model = load_model(artifact.path)
+    tokenizer = open_tokenizer(artifact.path, model.backbone.tokenizer)
+    return ModelTeacher(model, encode(documents, tokenizer, model.max_length), wanted)
+
+
+def open_online_teacher(teachers: TeacherSet, documents: Documents, tasks: Sequence[Task]) -> OnlineTeacher:
+    """Load a set's models, each once, and encode the documents for each."""
+    opened = {
+        artifact.path: Seat(open_model(artifact, documents), coverage(artifact, tasks, documents))
+        for artifact in teachers.artifacts
+    }
+    members = [[opened[artifact.path] for artifact in member] for member in teachers.members]
+    return OnlineTeacher(members, teachers.weights)
+
+
+def sides_of(
+    student: Backbone, train: EncodedDocuments, teacher: GuidedTeacher | None, seed: int = 0
+) -> Sides | None:
+    """Student and teacher side by side, for losses that look inside; None where the teacher shows nothing."""
+    guide = teacher.guide if teacher is not None else None
+    if guide is None:
+        return None
+    return Sides(student, guide.model.backbone, aligned(train, guide.encoded), seed)
