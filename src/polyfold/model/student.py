@@ -4,6 +4,8 @@ A small encoder keeps its teacher's tokenizer and inherits its token embeddings,
 differ: almost all of a small cross-lingual model is its vocabulary, and that part need not be learned again.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -12,20 +14,28 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from polyfold.model.backbone import Backbone, Transformer, replace_embedding, token_embedding, use_backbone
+from polyfold.model.backbone import Backbone, Transformer, embedding_rows, replace_embedding, use_backbone
+from polyfold.model.classifier import new_classifier
+from polyfold.model.source import open_backbone
+from polyfold.model.structure import cut
 from polyfold.model.use_multilingual import UseConfig, UseMultilingual
+from polyfold.text import TokenizerSpec, open_tokenizer
 
 # Speed is measured on 128 tokens, whatever the texts' own limit: that many positions cost next to nothing.
 DENSE_WIDTH = 128
 
 
 class BackboneInit(BaseModel):
-    """A published backbone: `use-multilingual`, a hub id, or a folder in the hub's layout."""
+    """An encoder that exists: `use-multilingual`, a hub id, a folder, or one of the recipe's own `backbones`.
+
+    `layers` keeps only these of its layers, counted from 0, as DistilBERT starts from every other layer of BERT.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["backbone"] = "backbone"
     name: str
+    layers: tuple[int, ...] | None = Field(default=None, min_length=1)
 
 
 class TeacherInit(BaseModel):
@@ -71,24 +81,34 @@ StudentInit = Annotated[
 ]
 
 
+def published(init: BackboneInit, folder: Path, base: Path) -> Backbone:
+    """An encoder that exists, or some of its layers; its tokenizer goes to `folder`."""
+    backbone = open_backbone(init.name, folder, base)
+    if init.layers is None:
+        return backbone
+    whole = new_classifier(backbone, (), backbone.max_length, 0)
+    return cut(whole, {("layers", None): np.asarray(init.layers, dtype=np.int64)}).backbone
+
+
 def build_small(
     init: TransformerInit | ConvolutionalInit, teacher: Backbone, counts: np.ndarray, max_length: int, seed: int
 ) -> Backbone:
     """A small encoder over the teacher's tokenizer and (projected) embeddings; `counts` [vocab] weigh pieces."""
-    table = token_embedding(teacher.module).weight.detach()
+    table = embedding_rows(teacher.module)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        match init:
-            case ConvolutionalInit():
-                backbone = _convolutional(init, teacher, len(table))
-                width = init.embedding_width
-            case TransformerInit():
-                backbone = _transformer(init, teacher, len(table), max_length)
-                width = init.width
+        backbone = small_encoder(init, teacher.tokenizer, len(table), max_length)
+    width = init.embedding_width if isinstance(init, ConvolutionalInit) else init.width
     projected = project_table(table, counts, width)
     # Unit variance: what lies above was initialized for inputs of that size.
     replace_embedding(backbone.module, projected / projected.std(), teacher.tokenizer.pad_id)
     return backbone
+
+
+def piece_counts(backbone: Backbone, folder: Path, texts: Sequence[str], max_length: int) -> np.ndarray:
+    """How often each piece of a backbone's vocabulary occurs in texts, int64 [vocab]; its tokenizer is in `folder`."""
+    ids = np.concatenate(open_tokenizer(folder, backbone.tokenizer).encode(texts, max_length).ids)
+    return np.bincount(ids, minlength=len(embedding_rows(backbone.module)))
 
 
 def project_table(
@@ -108,7 +128,18 @@ def project_table(
     return (doubled @ directions.flip(1)[:, :width]).float()
 
 
-def _convolutional(init: ConvolutionalInit, teacher: Backbone, vocab: int) -> Backbone:
+def small_encoder(
+    init: TransformerInit | ConvolutionalInit, tokenizer: TokenizerSpec, vocab: int, max_length: int
+) -> Backbone:
+    """A small encoder with random weights."""
+    match init:
+        case ConvolutionalInit():
+            return _convolutional(init, tokenizer, vocab)
+        case TransformerInit():
+            return _transformer(init, tokenizer, vocab, max_length)
+
+
+def _convolutional(init: ConvolutionalInit, tokenizer: TokenizerSpec, vocab: int) -> Backbone:
     config = UseConfig(
         vocab_size=vocab,
         embedding_width=init.embedding_width,
@@ -116,10 +147,10 @@ def _convolutional(init: ConvolutionalInit, teacher: Backbone, vocab: int) -> Ba
         sentence_width=init.sentence_width,
         dense_width=init.dense_width,
     )
-    return use_backbone(UseMultilingual(config), teacher.tokenizer)
+    return use_backbone(UseMultilingual(config), tokenizer)
 
 
-def _transformer(init: TransformerInit, teacher: Backbone, vocab: int, max_length: int) -> Backbone:
+def _transformer(init: TransformerInit, tokenizer: TokenizerSpec, vocab: int, max_length: int) -> Backbone:
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
@@ -137,6 +168,6 @@ def _transformer(init: TransformerInit, teacher: Backbone, vocab: int, max_lengt
         module=Transformer(BertModel(config, add_pooling_layer=False)),
         width=init.width,
         config=config.to_dict(),
-        tokenizer=teacher.tokenizer,
+        tokenizer=tokenizer,
         max_length=max_length,
     )
