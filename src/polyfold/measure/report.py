@@ -93,7 +93,11 @@ class DataSummary(_Part):
 
 
 class Row(_Part):
-    """One artifact in one runtime. Quality fields are absent where nothing was scored."""
+    """One artifact in one runtime. Quality fields are absent where nothing was scored.
+
+    `mflops_per_document` counts the forward pass of one document of 128 tokens, in millions of floating-point
+    operations (a multiplication and an addition are two), whatever precision the runtime computes in.
+    """
 
     model_config = ConfigDict(json_schema_extra=_random_rows_have_no_quality)
 
@@ -105,6 +109,7 @@ class Row(_Part):
     weights: Literal["trained", "random"]
     parameters_million: float = Field(ge=0.0)
     trunk_parameters_million: float = Field(ge=0.0)
+    mflops_per_document: float | None = Field(default=None, ge=0.0)
     size_mb: float | None = Field(default=None, ge=0.0)
     peak_memory_mb: float | None = Field(default=None, ge=0.0)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from polyfold.measure.report import Report, Row, SpeedKey
-from polyfold.measure.verdicts import best_int8, int8_rows
+from polyfold.measure.verdicts import best_int8, headline_speed_key, int8_rows
 
 ABSENT = "–"
 
@@ -31,7 +31,7 @@ class Table:
 def tables(report: Report) -> list[Table]:
     """Every table that has something to say, the most important first."""
     drawn = [
-        quality(report), throughput(report), latency(report), footprint(report), fidelity(report),
+        quality(report), steps(report), throughput(report), latency(report), footprint(report), fidelity(report),
         by_language(report), by_label(report), gates(report), data_by_task(report), data_by_language(report),
     ]  # fmt: skip
     return [table for table in drawn if table.rows]
@@ -110,6 +110,40 @@ def quality(report: Report) -> Table:
     )
 
 
+def steps(report: Report) -> Table:
+    tasks, key = tasks_of(report), headline_speed_key(report.rows)
+
+    def lost(row: Row, parent: Row, task: str) -> str:
+        before, after = (parent.macro_f1 or {}).get(task), (row.macro_f1 or {}).get(task)
+        return ABSENT if before is None or after is None else f"{100.0 * (after - before):+.1f}"
+
+    def cells(row: Row, parent: Row) -> tuple[str, ...]:
+        return (
+            row.stage,
+            parent.name,
+            *(lost(row, parent, task) for task in tasks),
+            _change(row.size_mb, parent.size_mb),
+            _change(row.parameters_million, parent.parameters_million),
+            _change(row.mflops_per_document, parent.mflops_per_document),
+            _faster(report, row, key),
+        )
+
+    pairs = [
+        (number, row, parent)
+        for number, row in enumerate(report.rows, 1)
+        if (parent := report.row(row.parent)) is not None
+    ]
+    timed = f"speed-up, {speed_title(key)}" if key else "speed-up"
+    return Table(
+        "What each step cost and gained",
+        ("#", "row", "stage", "made from", *tasks, "size", "parameters", "FLOPs", timed),
+        tuple((str(number), row.name, *cells(row, parent)) for number, row, parent in pairs),
+        note="Against the row it was made from: macro-F1 in points (× 100), the rest relative. Where that row was "
+        "not timed (torch only imitates int8), the speed-up is against the nearest row before it that was.",
+        text_columns=4,
+    )
+
+
 def throughput(report: Report) -> Table:
     keys = speed_keys(report)
 
@@ -149,7 +183,7 @@ def latency(report: Report) -> Table:
 def footprint(report: Report) -> Table:
     cost = report.cost
     machine = f" of {cost.instance}" if cost and cost.instance else ""
-    note = (
+    note = "MFLOPs are those of one document of 128 tokens, a multiplication and an addition counted as two. " + (
         f"Cost at {cost.price_per_hour_usd:g} USD an hour{machine} ({cost.source}), busy "
         f"{100 * cost.utilization:.0f} % of the time, at the throughput measured here."
         if cost
@@ -158,10 +192,18 @@ def footprint(report: Report) -> Table:
     return _by_row(
         report,
         "Size and cost",
-        ("parameters, M", "trunk, M", "on disk, MB", "peak memory, MB", "USD per million documents"),
+        (
+            "parameters, M",
+            "trunk, M",
+            "MFLOPs a document",
+            "on disk, MB",
+            "peak memory, MB",
+            "USD per million documents",
+        ),
         lambda row: (
             figure(row.parameters_million),
             figure(row.trunk_parameters_million),
+            figure(row.mflops_per_document),
             figure(row.size_mb),
             figure(row.peak_memory_mb),
             figure(row.cost_usd_per_million_documents),
@@ -325,6 +367,22 @@ def _by_row(
     """One line a row of the report, numbered as in the plots; without columns it stays empty."""
     rows = tuple((str(number), row.name, *cells(row)) for number, row in enumerate(report.rows, 1) if only(row))
     return Table(title, ("#", "row", *columns), rows if columns else (), note, text_columns)
+
+
+def _change(after: float | None, before: float | None) -> str:
+    """Relative change in percent."""
+    return f"{100.0 * (after / before - 1.0):+.0f} %" if after is not None and before else ABSENT
+
+
+def _faster(report: Report, row: Row, key: SpeedKey | None) -> str:
+    """Throughput over that of the nearest timed row up the chain of parents."""
+    seen, parent = {row.name}, report.row(row.parent)
+    while parent is not None and key not in parent.speed and parent.name not in seen:
+        seen.add(parent.name)
+        parent = report.row(parent.parent)
+    if key is None or parent is None or key not in row.speed or key not in parent.speed:
+        return ABSENT
+    return f"{figure(row.speed[key].documents_per_second / parent.speed[key].documents_per_second)}×"
 
 
 def _verdict(report: Report, row: Row) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -31,7 +31,10 @@ _BLOCKS = 17
 class UseConfig(BaseModel):
     """Sizes of the encoder; the defaults are the published model's.
 
-    `orders` are the n-gram widths of the branches, each with the number of tokens it sees to the left.
+    `orders` are the n-gram widths of the branches, each with the number of tokens it sees to the left. The last
+    three are what pruning leaves behind: a width for each branch; widths of the four layers between the mean of
+    the features and the sentence vector (the mean's projection, two inner layers, the last hidden one); and the
+    columns of a table that is expanded to `embedding_width` by a matrix.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,10 +42,34 @@ class UseConfig(BaseModel):
     vocab_size: int = Field(default=128_000, gt=0)
     embedding_width: int = Field(default=512, gt=0)
     branch_width: int = Field(default=256, gt=0)
-    orders: tuple[tuple[int, int], ...] = ((2, 0), (3, 1), (5, 2))
+    orders: tuple[tuple[int, int], ...] = Field(default=((2, 0), (3, 1), (5, 2)), min_length=1)
     sentence_width: int = Field(default=512, gt=0)
     dense_width: int = Field(default=320, gt=0)
     eps: float = 1e-12
+    branch_widths: tuple[PositiveInt, ...] | None = None
+    dense_widths: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] | None = None
+    embedding_rank: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_width_a_branch(self) -> "UseConfig":
+        if self.branch_widths is not None and len(self.branch_widths) != len(self.orders):
+            raise ValueError(f"{len(self.branch_widths)} branch_widths for {len(self.orders)} orders")
+        return self
+
+    @property
+    def branch_sizes(self) -> tuple[int, ...]:
+        """Channels of each branch."""
+        return self.branch_widths or (self.branch_width,) * len(self.orders)
+
+    @property
+    def dense_sizes(self) -> tuple[int, int, int, int]:
+        """Widths of the four layers between the features' mean and the sentence vector."""
+        return self.dense_widths or (self.sentence_width, self.dense_width, self.dense_width, self.sentence_width)
+
+    @property
+    def feature_width(self) -> int:
+        """Features of a token: its embedding and what every branch made of it."""
+        return self.embedding_width + sum(self.branch_sizes)
 
 
 class Branch(nn.Module):
@@ -69,30 +96,35 @@ class UseMultilingual(nn.Module):
     def __init__(self, config: UseConfig) -> None:
         super().__init__()
         self.config = config
-        branches = len(config.orders)
-        features = config.embedding_width + branches * config.branch_width
-        self.embedding = nn.Embedding(config.vocab_size, config.embedding_width)
-        self.projection = nn.Linear(config.embedding_width, branches * config.branch_width)
+        channels, features = sum(config.branch_sizes), config.feature_width
+        mean, inner, second, last = config.dense_sizes
+        self.embedding = nn.Embedding(config.vocab_size, config.embedding_rank or config.embedding_width)
+        rank, width = config.embedding_rank, config.embedding_width
+        self.expansion = nn.Linear(rank, width, bias=False) if rank is not None else nn.Identity()
+        self.projection = nn.Linear(config.embedding_width, channels)
         # One LayerNorm over all branches' projections together: one a branch looks right and gives cosine 0.99.
-        self.projection_norm = nn.LayerNorm(branches * config.branch_width, eps=config.eps)
-        self.branches = nn.ModuleList(Branch(config.branch_width, order, left) for order, left in config.orders)
+        self.projection_norm = nn.LayerNorm(channels, eps=config.eps)
+        self.branches = nn.ModuleList(
+            Branch(width, order, left)
+            for width, (order, left) in zip(config.branch_sizes, config.orders, strict=True)
+        )
         self.feature_norm = nn.LayerNorm(features, eps=config.eps)
-        self.sentence = nn.Linear(features, config.sentence_width)
-        self.dense_in = nn.Linear(config.sentence_width, config.dense_width, bias=False)
-        self.dense_skip = nn.Linear(config.sentence_width, config.dense_width, bias=False)
-        self.dense_mid = nn.Linear(config.dense_width, config.dense_width, bias=False)
-        self.out_in = nn.Linear(config.dense_width, config.sentence_width, bias=False)
-        self.out_skip = nn.Linear(config.dense_width, config.sentence_width, bias=False)
-        self.out = nn.Linear(config.sentence_width, config.sentence_width, bias=False)
+        self.sentence = nn.Linear(features, mean)
+        self.dense_in = nn.Linear(mean, inner, bias=False)
+        self.dense_skip = nn.Linear(mean, second, bias=False)
+        self.dense_mid = nn.Linear(inner, second, bias=False)
+        self.out_in = nn.Linear(second, last, bias=False)
+        self.out_skip = nn.Linear(second, config.sentence_width, bias=False)
+        self.out = nn.Linear(last, config.sentence_width, bias=False)
 
     def forward(
         self, input_ids: Int[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"]
     ) -> Float[Tensor, "batch hidden"]:
         """The sentence vector before its normalization: heads see its length as well as its direction."""
-        embedded = self.embedding(input_ids)
+        embedded = self.expansion(self.embedding(input_ids))
         mask = attention_mask.to(embedded.dtype)
         projected = self.projection_norm(self.projection(embedded)).transpose(1, 2)
-        parts = projected.split(self.config.branch_width, dim=1)
+        parts = projected.split(self.config.branch_sizes, dim=1)
         convolved = [branch(part, mask.unsqueeze(1)) for branch, part in zip(self.branches, parts, strict=True)]
         features = self.feature_norm(torch.cat([embedded, torch.cat(convolved, dim=1).transpose(1, 2)], dim=2))
         # The published encoder projects every token and divides the sum by the square root of the length. The
