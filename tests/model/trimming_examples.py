@@ -3,11 +3,16 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2 as schema
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer as Backend
 
+from polyfold.model.pieces import Pieces
+from polyfold.model.tokenizer_files import read_pieces
 from polyfold.model.vocabulary import trim_tokenizer
 from polyfold.text import Tokenizer, TokenizerSpec, open_tokenizer
 
@@ -50,6 +55,10 @@ class Example:
 
     def ids(self, text: str) -> list[int]:
         return self.tokenizer.encode([text], 10_000).ids[0].tolist()
+
+    @property
+    def pieces(self) -> Pieces:
+        return read_pieces(self.folder, self.spec)
 
     def content(self) -> object:
         data = (self.folder / self.spec.file).read_bytes()
@@ -149,16 +158,79 @@ def sentencepiece_model(scored: list[tuple[str, float]]) -> bytes:
     return model.SerializeToString()
 
 
-def train_sentencepiece(folder: Path, name: str, **options: object) -> None:
+def train_sentencepiece(folder: Path, name: str, **options: Any) -> None:
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(SENTENCES),
         model_prefix=str(folder / name),
-        vocab_size=450,
-        hard_vocab_limit=False,
-        normalization_rule_name="identity",
+        vocab_size=options.pop("vocab_size", 450),
+        hard_vocab_limit=options.get("model_type") == "bpe",
+        normalization_rule_name=options.pop("rule", "identity"),
         minloglevel=2,
         **options,
     )
+
+
+def train_bpe(style: str) -> str:
+    """A BPE as `tokenizers` trains it: over words, over words with marks, or over bytes as RoBERTa has it."""
+    backend = Backend(models.BPE(unk_token=None if style == "bytes" else "<unk>"))
+    names = ["<s>", "<pad>", "</s>", "<unk>"]
+    marks: dict[str, Any] = {}
+    if style == "bytes":
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        marks = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
+    elif style == "marks":
+        backend.pre_tokenizer = pre_tokenizers.Whitespace()
+        marks = {"continuing_subword_prefix": "##", "end_of_word_suffix": "</w>"}
+    else:
+        backend.normalizer = normalizers.Replace(" ", "▁")
+        backend.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=names, show_progress=False, **marks)
+    backend.train_from_iterator(SENTENCES, trainer)
+    backend.add_special_tokens([AddedToken("<mask>")])
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    return backend.to_str()
+
+
+def bpe_with_bytes(path: Path) -> dict:
+    """A SentencePiece BPE as Llama and Gemma have it in JSON: every pair that makes a piece is a merge."""
+    pieces = schema.ModelProto.FromString(path.read_bytes()).pieces
+    vocab = {piece.piece: index for index, piece in enumerate(pieces)}
+    merges = [
+        [piece.piece[:cut], piece.piece[cut:]]
+        for piece in sorted(pieces, key=lambda piece: -piece.score)
+        if piece.type == piece.NORMAL
+        for cut in range(1, len(piece.piece))
+        if piece.piece[:cut] in vocab and piece.piece[cut:] in vocab
+    ]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [added_token(index, name) for name, index in vocab.items() if index < 3],
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            ],
+        },
+        "pre_tokenizer": None,
+        "post_processor": template(("<s>", vocab["<s>"]), ("</s>", vocab["</s>"])),
+        "decoder": None,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": "<unk>",
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": vocab,
+            "merges": merges,
+        },
+    }
 
 
 XLM_R_LAYOUT = {"pad_id": 1, "offset": 1, "begin_id": 0, "end_id": 2, "unk_id": 3, "extra": 1}
@@ -170,6 +242,13 @@ KINDS = (
     "sentencepiece as in XLM-R",
     "sentencepiece with bytes",
     "sentencepiece with specials last",
+    "bpe",
+    "bpe with marks",
+    "bpe of bytes",
+    "bpe with bytes",
+    "sentencepiece bpe",
+    "sentencepiece bpe as in XLM-R",
+    "sentencepiece bpe with bytes",
 )
 
 
@@ -197,6 +276,8 @@ def make_examples(folder: Path) -> dict[str, Example]:
     """Every kind of tokenizer that can be trimmed, over the same sentences."""
     train_sentencepiece(folder, "plain", user_defined_symbols=["[ORDER]"])
     train_sentencepiece(folder, "bytes", byte_fallback=True)
+    train_sentencepiece(folder, "joined", model_type="bpe", vocab_size=350, user_defined_symbols=["[ORDER]"])
+    train_sentencepiece(folder, "joined-bytes", model_type="bpe", vocab_size=600, byte_fallback=True)
     last = specials_last((folder / "plain.model").read_bytes())
     (folder / "last.model").write_bytes(last)
     names = [piece.piece for piece in schema.ModelProto.FromString(last).pieces]
@@ -205,6 +286,8 @@ def make_examples(folder: Path) -> dict[str, Example]:
         "unigram.json": unigram_json(scored_pieces(folder / "plain.model"), ("[ORDER]",)),
         "bytes.json": unigram_json(scored_pieces(folder / "bytes.model"), byte_fallback=True),
         "wordpiece.json": wordpiece_json(),
+        "llama.json": bpe_with_bytes(folder / "joined-bytes.model"),
+        **{f"bpe-{style}.json": json.loads(train_bpe(style)) for style in ("words", "marks", "bytes")},
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content), encoding="utf8")
@@ -217,5 +300,12 @@ def make_examples(folder: Path) -> dict[str, Example]:
         TokenizerSpec(kind="sentencepiece", file="plain.model", **XLM_R_LAYOUT),
         TokenizerSpec(kind="sentencepiece", file="bytes.model", pad_id=0, begin_id=1, end_id=2),
         TokenizerSpec(kind="sentencepiece", file="last.model", pad_id=end, begin_id=begin, end_id=end),
+        TokenizerSpec(kind="tokenizers", file="bpe-words.json", pad_id=1),
+        TokenizerSpec(kind="tokenizers", file="bpe-marks.json", pad_id=1),
+        TokenizerSpec(kind="tokenizers", file="bpe-bytes.json", pad_id=1),
+        TokenizerSpec(kind="tokenizers", file="llama.json", pad_id=0),
+        TokenizerSpec(kind="sentencepiece", file="joined.model", pad_id=0, begin_id=1, end_id=2),
+        TokenizerSpec(kind="sentencepiece", file="joined.model", **XLM_R_LAYOUT),
+        TokenizerSpec(kind="sentencepiece", file="joined-bytes.model", pad_id=0, begin_id=1, end_id=2),
     )
     return {kind: Example.open(folder, spec) for kind, spec in zip(KINDS, specs, strict=True)}

@@ -5,45 +5,38 @@ trimmed tokenizer gives the same pieces as the full one on every text whose piec
 
 - Unigram: leaving pieces out only takes paths away from the search, so that a best path of kept pieces stays the
   best, provided that an unknown character costs the same as before (`Pieces.anchors`).
+- BPE: what a kept piece is made of is kept with it, so that every merge of the full run is still there, and the
+  best of those that are left (`merges.py`).
 - WordPiece: where the longest match is kept, it is still the longest. One exception: a word of several characters
   that the full vocabulary cannot spell ([UNK]) may become spellable where a dead-end prefix is gone.
 
 Elsewhere the fallback is this. Unigram: the best segmentation by the same scores over the kept pieces, down to
 single characters; a character without a piece is the unknown piece, or its bytes where the model has byte pieces.
-WordPiece: the longest kept match, piece by piece; a word that cannot be spelled so is [UNK].
+BPE: the merges that are left, down to single characters or bytes, and so on. WordPiece: the longest kept match,
+piece by piece; a word that cannot be spelled so is [UNK].
 """
 
 import sys
-import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from polyfold.errors import InputError
-from polyfold.model.tokenizer_files import Pieces, read_pieces, write_pieces
-from polyfold.text import Tokenizer, TokenizerSpec
+from polyfold.model.pieces import Pieces
+from polyfold.model.scripts import scripts_in
+from polyfold.model.tokenizer_files import read_pieces, write_pieces
+from polyfold.text import Ids, Tokenizer, TokenizerSpec
 
 _BATCH = 4096
 
-# First words of Unicode names that belong to another script's, or to no script at all (None: always kept).
-_SCRIPT_OF_WORD: dict[str, str | None] = {
-    "IDEOGRAPHIC": "CJK",
-    "KATAKANA-HIRAGANA": "KATAKANA",
-    "MODIFIER": None,
-    "COMBINING": None,
-    "VARIATION": None,
-    "MATHEMATICAL": None,
-    "DOUBLE-STRUCK": None,
-    "FEMININE": None,
-    "MASCULINE": None,
-    "MICRO": None,
-    "KELVIN": None,
-    "ANGSTROM": None,
-    "OHM": None,
-}
+Text = tuple[str, str]
+"""A text with its language before it."""
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -59,51 +52,75 @@ class CoverageReport:
     tokens_after: int
 
 
+@dataclass(frozen=True)
+class Changes:
+    """Which texts a trimmed tokenizer cuts otherwise, and which have more unknown pieces than before: bool [n]."""
+
+    changed: np.ndarray
+    gained_unknown: np.ndarray
+
+
 def count_pieces(tokenizer: Tokenizer, texts: Iterable[str], max_length: int | None = None) -> np.ndarray:
     """How often each id occurs in the texts, special tokens included: int64 [vocab]."""
-    counts = np.zeros(tokenizer.vocabulary_size, dtype=np.int64)
+    counts = count_by_language(tokenizer, (("", text) for text in texts), max_length)
+    return counts.get("", np.zeros(tokenizer.vocabulary_size, dtype=np.int64))
+
+
+def count_by_language(
+    tokenizer: Tokenizer, texts: Iterable[Text], max_length: int | None = None
+) -> dict[str, np.ndarray]:
+    """How often each id occurs in the texts of each language, special tokens included: int64 [vocab] each."""
+    counts: dict[str, np.ndarray] = {}
     limit = sys.maxsize if max_length is None else max_length
     for chunk in _chunks(texts):
-        ids = np.concatenate(tokenizer.encode(chunk, limit).ids)
-        counts += np.bincount(ids, minlength=len(counts))
+        encoded = tokenizer.encode([text for _, text in chunk], limit).ids
+        ids_of: dict[str, list[Ids]] = {}
+        for (language, _), ids in zip(chunk, encoded, strict=True):
+            ids_of.setdefault(language, []).append(ids)
+        for language, some in ids_of.items():
+            found = np.bincount(np.concatenate(some), minlength=tokenizer.vocabulary_size)
+            counts[language] = counts[language] + found if language in counts else found.astype(np.int64)
     return counts
 
 
 def choose_pieces(
-    folder: Path,
-    spec: TokenizerSpec,
+    pieces: Pieces,
     counts: np.ndarray,
     coverage: float | None = 0.9999,
     size: int | None = None,
     keep_characters: bool = True,
+    scripts: Collection[str] | None = None,
+    keep_scripts: bool = False,
 ) -> np.ndarray:
     """The old ids to keep, sorted: int64 [kept].
 
-    All special pieces; the most frequent others until they make up `coverage` of the counted tokens (None or 1.0:
-    every piece that was seen); with `keep_characters` every single-character piece whose script those are
-    written in, and of no script (digits, punctuation, symbols, emoji), since XLM-R and the embedded encoder have
-    no byte fallback and a missing character is lost. With `size`, no more than so many in all: the rarest seen
-    pieces go first.
+    All special pieces; the most frequent others until they make up `coverage` of the counted tokens (None or
+    1.0: every piece that was seen); whatever byte-pair pieces are made of. With `counts` [languages, vocab] the
+    coverage is met within each language, and a small language is not starved by a large one. With
+    `keep_characters` every single-character piece of the given `scripts` (None: of those that the frequent pieces
+    are written in), and of no script (digits, punctuation, symbols, emoji): XLM-R and the embedded encoder have no
+    byte fallback, and a missing character is lost. With `keep_scripts` longer pieces in these scripts as well,
+    seen or not: no text in them is cut otherwise. With `size`, no more than so many in all: the coverage, the
+    same one in every language, is lowered until they fit.
     """
     if coverage is not None and not 0.0 < coverage <= 1.0:
         raise InputError(f"{coverage} is no share of the tokens", key="coverage", hint="give 0 < coverage <= 1")
-    pieces = read_pieces(folder, spec)
-    assert counts.shape == (len(pieces),), "counts come from the tokenizer in this folder"
+    groups = np.atleast_2d(counts)
+    assert groups.shape[1] == len(pieces), "counts come from the tokenizer of these pieces"
 
-    order = _by_frequency(np.where(pieces.special, 0, counts), 1.0 if coverage is None else coverage)
-    kept = pieces.required.copy()
-    if keep_characters:
-        kept |= _characters(pieces, {script for index in order for script in _scripts(pieces.core(index))})
-    if size is not None:
-        room = size - int(kept.sum())
-        if room < 0:
-            raise InputError(
-                f"{size} pieces are fewer than the {int(kept.sum())} that must stay (special ones, characters)",
-                key="size",
-                hint=f"give at least {int(kept.sum())}, or keep_characters: false",
-            )
-        order = order[~kept[order]][:room]
-    kept[order] = True
+    order = _by_level(np.where(pieces.special, 0, groups), 1.0 if coverage is None else coverage)
+    kept = pieces.required
+    if scripts is None:
+        scripts = {name for index in order for name in scripts_in(pieces.cores[index])}
+    if keep_scripts:
+        kept = pieces.closed(kept | _written_in(pieces, scripts))
+    elif keep_characters:
+        kept = pieces.closed(kept | (_written_in(pieces, scripts) & _characters(pieces)))
+    if size is None:
+        kept[order] = True
+        kept = pieces.closed(kept)
+    else:
+        _fill(kept, order, pieces, size)
     return np.flatnonzero(kept & pieces.present)
 
 
@@ -112,16 +129,35 @@ def trim_tokenizer(
 ) -> tuple[TokenizerSpec, np.ndarray]:
     """Write the trimmed tokenizer into `target`; its spec, and `rows`: the old id of each new id, sorted.
 
-    The new embedding table is `old_table[rows]`. Required pieces stay even if `keep` lacks them; rows of a table
-    that is longer than the vocabulary (padded to a round number) are left behind.
+    The new embedding table is `old_table[rows]`. Required pieces, and what kept ones are made of, stay even if
+    `keep` lacks them; rows of a table that is longer than the vocabulary (padded to a round number) are left
+    behind.
     """
     pieces = read_pieces(folder, spec)
+    if not pieces.spells_all:
+        raise InputError(
+            "the vocabulary has no unknown token and no bytes to fall back to, so a text with a dropped character "
+            "could not be tokenized any more",
+            file=folder / spec.file,
+            hint="give the tokenizer an unknown token, or leave the trim_vocabulary step out for this backbone",
+        )
     ids = np.asarray(keep, dtype=np.int64)
     assert ids.size == 0 or (ids.min() >= 0 and ids.max() < len(pieces)), "keep holds ids of this tokenizer"
-    kept = pieces.required.copy()
+    kept = pieces.required
     kept[ids] = True
-    rows = np.flatnonzero(kept & pieces.present)
+    rows = np.flatnonzero(pieces.closed(kept) & pieces.present)
     return write_pieces(folder, spec, rows, target), rows
+
+
+def changes(old: Sequence[Ids], new: Sequence[Ids], rows: np.ndarray, unknown: int | None) -> Changes:
+    """Compare the full tokenizer's ids with the trimmed one's on the same texts; `unknown` is an old id."""
+    renamed = [rows[ids] for ids in new]
+    pairs = list(zip(old, renamed, strict=True))
+    changed = np.asarray([not np.array_equal(a, b) for a, b in pairs], dtype=bool)
+    if unknown is None:
+        return Changes(changed, np.zeros(len(pairs), dtype=bool))
+    gained = np.asarray([int((b == unknown).sum()) > int((a == unknown).sum()) for a, b in pairs], dtype=bool)
+    return Changes(changed, gained)
 
 
 def coverage_report(
@@ -131,59 +167,64 @@ def coverage_report(
     limit = sys.maxsize if max_length is None else max_length
     documents = changed = gained = before = after = 0
     for chunk in _chunks(texts):
-        old = full.encode(chunk, limit).ids
-        new = [rows[ids] for ids in trimmed.encode(chunk, limit).ids]
+        old, new = full.encode(chunk, limit).ids, trimmed.encode(chunk, limit).ids
+        found = changes(old, new, rows, full.unknown_id)
         documents += len(chunk)
         before += sum(len(ids) for ids in old)
         after += sum(len(ids) for ids in new)
-        changed += sum(not np.array_equal(a, b) for a, b in zip(old, new, strict=True))
-        if (unknown := full.unknown_id) is not None:
-            gained += sum(
-                int((b == unknown).sum()) > int((a == unknown).sum()) for a, b in zip(old, new, strict=True)
-            )
+        changed += int(found.changed.sum())
+        gained += int(found.gained_unknown.sum())
     total = max(documents, 1)
     return CoverageReport(
         documents, full.vocabulary_size, len(rows), changed / total, gained / total, before, after
     )
 
 
-def script(character: str) -> str | None:
-    """The script of a letter or mark (LATIN, CJK, HANGUL, HIRAGANA ...); None for what every script shares.
+def _written_in(pieces: Pieces, scripts: Collection[str]) -> np.ndarray:
+    """Pieces of letters of these scripts alone, or of no letters: bool [vocab]."""
+    return np.asarray([scripts_in(core) <= set(scripts) for core in pieces.cores], dtype=bool)
 
-    The first word of the Unicode name is the script's, with few exceptions; Python has no table of scripts.
+
+def _characters(pieces: Pieces) -> np.ndarray:
+    """Pieces of one character, with or without a word mark: bool [vocab]."""
+    return np.asarray([len(core) == 1 for core in pieces.cores], dtype=bool)
+
+
+def _by_level(groups: np.ndarray, coverage: float) -> np.ndarray:
+    """Ids in the order in which a rising coverage takes them in, up to `coverage`: int64 [kept].
+
+    A piece comes in at the least coverage at which any language (a row of `groups`) needs it: the share of the
+    language's tokens that its more frequent pieces make up. Of equals the more frequent, then the lower id.
     """
-    if unicodedata.category(character)[0] not in "LM":
-        return None
-    words = unicodedata.name(character, "").split()
-    if words and words[0] in ("FULLWIDTH", "HALFWIDTH"):
-        words = words[1:]
-    if not words:
-        return None
-    return _SCRIPT_OF_WORD.get(words[0], words[0])
+    levels = np.full(groups.shape[1], np.inf)
+    for counts in groups:
+        order = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
+        if len(order):
+            before = np.cumsum(counts[order]) - counts[order]
+            levels[order] = np.minimum(levels[order], before / counts.sum())
+    order = np.lexsort((-groups.sum(axis=0), levels))
+    return np.asarray(order[: int((levels < coverage).sum())])
 
 
-def _scripts(text: str) -> set[str]:
-    return {name for character in text if (name := script(character)) is not None}
+def _fill(kept: np.ndarray, order: np.ndarray, pieces: Pieces, size: int) -> None:
+    """Take pieces in this order, with what they are made of, as long as they fit."""
+    room = size - int(kept.sum())
+    if room < 0:
+        raise InputError(
+            f"{size} pieces are fewer than the {int(kept.sum())} that must stay (special ones, characters)",
+            key="size",
+            hint=f"give at least {int(kept.sum())}, or keep_characters: false",
+        )
+    for index in order:
+        fresh = {part for part in pieces.made_of(int(index)) if not kept[part]}
+        if len(fresh) <= room:
+            kept[list(fresh)] = True
+            room -= len(fresh)
+        if room == 0:
+            return
 
 
-def _characters(pieces: Pieces, scripts: set[str]) -> np.ndarray:
-    """Single-character pieces of these scripts or of none, with or without a word mark: bool [vocab]."""
-    cores = (pieces.core(index) for index in range(len(pieces)))
-    wanted = (len(core) == 1 and (script(core) is None or script(core) in scripts) for core in cores)
-    return np.fromiter(wanted, dtype=bool, count=len(pieces))
-
-
-def _by_frequency(counts: np.ndarray, coverage: float) -> np.ndarray:
-    """Ids seen at least once, most frequent first (of equals the lower id), until `coverage` is reached."""
-    order = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
-    cumulated = np.cumsum(counts[order])
-    if not len(order) or coverage == 1.0:
-        return np.asarray(order)
-    enough = int(np.searchsorted(cumulated, coverage * cumulated[-1])) + 1
-    return np.asarray(order[:enough])
-
-
-def _chunks(texts: Iterable[str]) -> Iterator[Sequence[str]]:
-    source = iter(texts)
+def _chunks(items: Iterable[Item]) -> Iterator[Sequence[Item]]:
+    source = iter(items)
     while chunk := list(islice(source, _BATCH)):
         yield chunk
