@@ -7,17 +7,15 @@ import sys
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
-from polyfold import export as exporting
 from polyfold.artifact import read_config
 from polyfold.errors import InputError, MissingExtra
-from polyfold.export import OpenVinoExport, export, fold_weights, quantize_linear, to_onnx
+from polyfold.export import OnnxRuntimeExport, OpenVinoExport, export, export_label, stored_settings, to_onnx
 from polyfold.model.backbone import token_embedding
 from polyfold.model.classifier import load_model
 from polyfold.predictor import Predictor
@@ -130,38 +128,25 @@ def test_padding_and_company_change_no_document(toy, sessions, precision, runtim
 
 
 def test_exporting_leaves_the_model_as_it_was_and_can_be_repeated(toy):
-    for precision, quantized in (("fp32", False), ("int8", True)):
+    for precision in ("fp32", "int8"):
         model = load_model(toy["folders"][precision]["torch"])
         before = copy.deepcopy(model.classifier.state_dict())
-        first, second = to_onnx(model, quantized), to_onnx(model, quantized)
+        first, second = to_onnx(model), to_onnx(model)
         assert first.SerializeToString() == second.SerializeToString()
         after = model.classifier.state_dict()
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)
+        assert not any(part.training for part in model.classifier.modules())
 
 
-def test_folding_changes_no_bit_and_leaves_no_large_float_weight(toy, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(exporting, "fold_weights", lambda graph: graph)
-        whole = to_onnx(toy["int8"], quantized=True)
-    folded = fold_weights(copy.deepcopy(whole))
-    ids, mask = ids_for(toy, (32, 16), seed=11)
-    before, after = (
-        onnxruntime.InferenceSession(graph.SerializeToString()).run(
-            None, {"input_ids": ids, "attention_mask": mask}
-        )
-        for graph in (whole, folded)
-    )
-    for left, right in zip(before, after, strict=True):
-        np.testing.assert_array_equal(left, right)
-    arrays = stored(folded)
+def test_weights_and_tables_are_stored_as_int8(toy):
+    arrays = stored(to_onnx(toy["int8"]))
     large = [one for one in arrays if one.size > 400]
     assert large
     assert {one.dtype for one in large} == {np.dtype(np.int8)}
     table = token_embedding(toy["fp32"].classifier.encoder).weight
     assert tuple(table.shape) in {one.shape for one in large}
-    assert sum(one.nbytes for one in arrays) < 0.4 * sum(one.nbytes for one in stored(whole))
-    assert folded.ByteSize() < whole.ByteSize()
+    assert sum(one.nbytes for one in arrays) < 0.4 * sum(one.nbytes for one in stored(to_onnx(toy["fp32"])))
 
 
 def stored(graph):
@@ -181,45 +166,6 @@ def test_an_int8_export_is_smaller_on_disk_by_its_weights(toy, runtime):
         return sum(one.nbytes for one in stored(onnx.load(folder / read_config(folder)[0].file)))
 
     assert weights("int8") < 0.4 * weights("fp32")
-
-
-@settings(max_examples=60, deadline=None)
-@given(data=st.data(), signed=st.booleans(), axis=st.sampled_from([None, 0, 1]))
-def test_quantize_linear_is_onnx_runtimes_own(data, signed, axis):
-    rows, columns = data.draw(st.integers(1, 4)), data.draw(st.integers(2, 5))
-    count = 1 if axis is None else (rows, columns)[axis]
-    scales = data.draw(st.lists(st.floats(2**-10, 8.0, width=32), min_size=count, max_size=count))
-    dtype = np.int8 if signed else np.uint8
-    limits = np.iinfo(dtype)
-    zeros = data.draw(st.lists(st.integers(limits.min, limits.max), min_size=count, max_size=count))
-    scale, zero_point = np.array(scales, np.float32), np.array(zeros, dtype)
-    if axis is None:
-        scale, zero_point = scale.reshape(()), zero_point.reshape(())
-    # Halves of a step are where rounding can differ, hundreds of steps are where it saturates.
-    steps = st.one_of(st.integers(-800, 800).map(lambda half: half / 2), st.floats(-400, 400, width=32))
-    drawn = data.draw(st.lists(steps, min_size=rows * columns, max_size=rows * columns))
-    along = np.ones((rows, columns)) if axis is None else np.expand_dims(scale, 1 - axis)
-    values = (np.array(drawn).reshape(rows, columns) * along * (scale if axis is None else 1)).astype(np.float32)
-    node = helper.make_node("QuantizeLinear", ["x", "s", "z"], ["y"], **({} if axis is None else {"axis": axis}))
-    kind = TensorProto.INT8 if signed else TensorProto.UINT8
-    graph = helper.make_graph(
-        [node],
-        "one",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, None])],
-        [helper.make_tensor_value_info("y", kind, [None, None])],
-        [numpy_helper.from_array(scale, "s"), numpy_helper.from_array(zero_point, "z")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    (expected,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": values})
-    found = quantize_linear(values, scale, zero_point, 1 if axis is None else axis)
-    assert found.dtype == expected.dtype
-    np.testing.assert_array_equal(found, expected)
-
-
-def test_quantize_linear_rounds_halves_to_even_and_saturates():
-    values = np.array([0.5, 1.5, 2.5, -0.5, -1.5, 1000.0, -1000.0], np.float32)
-    one, zero = np.array(1.0, np.float32), np.array(0, np.int8)
-    assert quantize_linear(values, one, zero, 1).tolist() == [0, 2, 2, 0, -2, 127, -128]
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -270,3 +216,62 @@ def test_a_real_export_predicts_without_torch(torch_toys):
     answers = json.loads(done.stdout)
     assert len(answers) == 8
     assert answers[0] == Predictor.open(folders[0]).predict(texts)[0].labels
+
+
+# --- precisions --------------------------------------------------------------------------------------------
+
+PRECISIONS = {
+    "onnxruntime-fp16": (OnnxRuntimeExport(precision="fp16"), "fp16", 0.02, 0.55),
+    "onnxruntime-bf16": (OnnxRuntimeExport(precision="bf16"), "bf16-weights", 0.05, 0.6),
+    "onnxruntime-int8-embeddings": (OnnxRuntimeExport(embeddings="int8"), "fp32+int8-embeddings", 0.1, 0.85),
+    "onnxruntime-fp16-int8-embeddings": (
+        OnnxRuntimeExport(precision="fp16", embeddings="int8"), "fp16+int8-embeddings", 0.1, 0.5,
+    ),
+    "openvino-fp16": (OpenVinoExport(precision="fp16"), "fp16-weights", 0.02, 0.55),
+    "openvino-int8-embeddings": (OpenVinoExport(embeddings="int8"), "fp32+int8-embeddings", 0.1, 0.85),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("label", PRECISIONS)
+def test_other_precisions_are_near_smaller_and_say_what_they_are(label, toy, sessions, tmp_path):
+    spec, precision, tolerance, share = PRECISIONS[label]
+    assert export_label(spec) == label
+    export(spec, toy["fp32"], toy["source"], tmp_path / label)
+    assert read_config(tmp_path / label)[0].precision == precision
+    ids, mask = ids_for(toy, (64, 16), seed=9)
+    found = Predictor.open(tmp_path / label).session.run(ids, mask)
+    for name, values in sessions["fp32"]["torch"].run(ids, mask).items():
+        assert found[name].dtype == np.float32
+        assert 0 < np.abs(found[name] - values).max() <= tolerance * max(1.0, np.abs(values).max())
+    whole = toy["folders"]["fp32"][spec.kind]
+    binary = "openvino/openvino_model.bin"
+    if spec.kind == "openvino":
+        assert (tmp_path / label / binary).stat().st_size < share * (whole / binary).stat().st_size
+    else:
+        sizes = [
+            sum(one.nbytes for one in stored(onnx.load(folder / read_config(folder)[0].file)))
+            for folder in (tmp_path / label, whole)
+        ]
+        assert sizes[0] < share * sizes[1]
+
+
+def test_padding_is_masked_in_half_precision_too(toy, tmp_path):
+    # The mask's lowest number must be one that fp16 has: -inf times nothing is no number.
+    export(OnnxRuntimeExport(precision="fp16"), toy["fp32"], toy["source"], tmp_path / "half")
+    session = Predictor.open(tmp_path / "half").session
+    ids, mask = ids_for(toy, (4, 8), seed=3)
+    wide = session.run(np.pad(ids, ((0, 0), (0, 9))), np.pad(mask, ((0, 0), (0, 9))))
+    for name, values in session.run(ids, mask).items():
+        assert np.isfinite(values).all()
+        np.testing.assert_allclose(wide[name], values, atol=0.02 * max(1.0, np.abs(values).max()))
+
+
+def test_a_quantized_model_is_not_exported_in_floating_point(toy, tmp_path):
+    with pytest.raises(InputError, match="exported in int8, not in fp16"):
+        export(OnnxRuntimeExport(precision="fp16"), toy["int8"], toy["source"], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_only_what_is_written_names_an_exports_folder():
+    assert stored_settings(OpenVinoExport(bf16=True, only=("a",))) == stored_settings(OpenVinoExport())
+    assert stored_settings(OnnxRuntimeExport(precision="fp16")) != stored_settings(OnnxRuntimeExport())

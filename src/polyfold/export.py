@@ -3,49 +3,77 @@
 The one interchange is ONNX with Q/DQ nodes, which ONNX Runtime, OpenVINO and TensorRT all read.
 """
 
+import copy
 import io
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import onnx
 import torch
-from onnx import helper, numpy_helper
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from polyfold.artifact import write_config
-from polyfold.errors import MissingExtra
+from polyfold.errors import InputError, MissingExtra
+from polyfold.export_transformers import TransformersExport
 from polyfold.model.backbone import prefer_plain_attention
 from polyfold.model.classifier import Model, model_config
-from polyfold.model.quantized import HOOKS, quantize_rows, strip
+from polyfold.model.quantized import FLOAT, precision_of, strip
+from polyfold.onnx_graph import (
+    drop_unused,
+    fold_weights,
+    merge_equal,
+    quantize_at_run_time,
+    store_as_bfloat16,
+    store_tables_as_int8,
+    widen_weights,
+)
 
 # The newest opset that torch's script exporter maps Q/DQ and LayerNormalization to without a detour; the dynamo
 # exporter fails on NNCF's fake quantizers.
 OPSET = 17
-STAGE_VERSION = 2
+STAGE_VERSION = 3
+
+
+Embeddings = Literal["int8"]
 
 
 class OnnxRuntimeExport(BaseModel):
-    """For ONNX Runtime: `onnx/model.onnx`, or `onnx/model_quantized.onnx` where the model is quantized."""
+    """For ONNX Runtime: `onnx/model.onnx`, or `onnx/model_quantized.onnx` where the model is quantized.
+
+    `fp16` computes in half precision (on processors ONNX Runtime lacks the kernels and widens it again, slowly).
+    `bf16` stores weights in bfloat16 and computes in fp32, since ONNX Runtime has next to no bfloat16 kernels.
+    `embeddings: int8` stores the token table in int8, whatever the rest is in. `only` names the students (or
+    `teacher`) to export; without it, all.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["onnxruntime"] = "onnxruntime"
+    precision: Literal["fp16", "bf16"] | None = None
+    embeddings: Embeddings | None = None
+    only: tuple[str, ...] | None = None
 
 
 class OpenVinoExport(BaseModel):
-    """For OpenVINO: `openvino/openvino_model.xml`. `bf16` adds a row that computes the rest in bfloat16."""
+    """For OpenVINO: `openvino/openvino_model.xml`. `bf16` adds a row that computes the rest in bfloat16.
+
+    `fp16` stores weights in half precision; what is computed in is chosen when the model is loaded. The other keys
+    are those of ONNX Runtime's.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["openvino"] = "openvino"
     bf16: bool = False
+    precision: Literal["fp16"] | None = None
+    embeddings: Embeddings | None = None
+    only: tuple[str, ...] | None = None
 
 
-ExportSpec = Annotated[OnnxRuntimeExport | OpenVinoExport, Field(discriminator="kind")]
+GraphExport = OnnxRuntimeExport | OpenVinoExport
+ExportSpec = Annotated[GraphExport | TransformersExport, Field(discriminator="kind")]
 
 
 class _Graph(nn.Module):
@@ -58,36 +86,98 @@ class _Graph(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         outputs = self.classifier(input_ids, attention_mask)
-        return tuple(outputs.logits[name] for name in self.tasks)
+        return tuple(outputs.logits[name].float() for name in self.tasks)
 
 
-def export(spec: ExportSpec, model: Model, source: Path, folder: Path) -> None:
+def export_label(spec: ExportSpec) -> str:
+    """What tells this export from others of one model, in the names of rows and folders."""
+    if isinstance(spec, TransformersExport):
+        return spec.kind
+    parts = [spec.kind, spec.precision, spec.embeddings and f"{spec.embeddings}-embeddings"]
+    return "-".join(part for part in parts if part)
+
+
+def stored_settings(spec: ExportSpec) -> dict[str, Any]:
+    """The settings that decide what is written; `bf16` of OpenVINO's is one of loading."""
+    return spec.model_dump(mode="json", exclude={"bf16", "only"})
+
+
+def check_precision(spec: GraphExport, quantized: bool, name: str) -> None:
+    """InputError where a quantized model is asked for in a floating-point precision."""
+    if quantized and spec.precision is not None:
+        raise InputError(
+            f"{name} is quantized: it is exported in int8, not in {spec.precision}",
+            key="export.precision",
+            hint="leave precision out, name other models in `only`, or leave out the step that quantizes",
+        )
+
+
+def export(spec: GraphExport, model: Model, source: Path, folder: Path) -> None:
     """Write a folder that `Predictor.open` reads: graph, tokenizer and configuration; no torch needed any more."""
-    quantized = any(HOOKS in name for name in model.classifier.state_dict())
-    precision = "int8" if quantized else "fp32"
+    native = precision_of(model.classifier)
+    check_precision(spec, native != FLOAT, "the model")
+    onnxruntime = spec.kind == "onnxruntime"
+    # What is quantized at run time OpenVINO finds out for itself; ONNX Runtime has to be told.
+    graph = to_onnx(model, half=onnxruntime and spec.precision == "fp16", integer=onnxruntime)
+    if spec.embeddings is not None:
+        store_tables_as_int8(graph, every_token_table=True)
+    if onnxruntime and spec.precision == "bf16":
+        store_as_bfloat16(graph)
+    drop_unused(graph)
+    onnx.checker.check_model(graph)
     folder.mkdir(parents=True, exist_ok=True)
-    graph = to_onnx(model, quantized)
     match spec:
         case OnnxRuntimeExport():
-            file = "onnx/model_quantized.onnx" if quantized else "onnx/model.onnx"
+            suffix = "quantized" if native != FLOAT else spec.precision
+            file = f"onnx/model_{suffix}.onnx" if suffix else "onnx/model.onnx"
             (folder / "onnx").mkdir(exist_ok=True)
             onnx.save(graph, folder / file)
         case OpenVinoExport():
             file = "openvino/openvino_model.xml"
-            _save_openvino(graph, folder / file)
+            _save_openvino(graph, folder / file, spec.precision == "fp16")
     tokenizer = model.backbone.tokenizer.file
     (folder / tokenizer).write_bytes((source / tokenizer).read_bytes())
-    config = model_config(model, spec.kind, precision, file)
+    config = model_config(model, spec.kind, exported_precision(spec, native), file)
     write_config(folder, config, model.tasks, {**model.backbone.config, "model_type": model.backbone.family})
 
 
-def to_onnx(model: Model, quantized: bool) -> onnx.ModelProto:
-    """The graph with inputs `input_ids`, `attention_mask` [batch, seq] and an output `logits_<task>` a task."""
+def exported_precision(spec: GraphExport, native: str) -> str:
+    """What the report calls it: `-weights` where only they are stored so, `int8-embeddings` for such a table."""
+    precision = native
+    if spec.precision is not None:
+        computed = spec.kind == "onnxruntime" and spec.precision == "fp16"
+        precision = spec.precision if computed else f"{spec.precision}-weights"
+    return f"{precision}+int8-embeddings" if spec.embeddings and native == FLOAT else precision
+
+
+def to_onnx(model: Model, half: bool = False, integer: bool = True) -> onnx.ModelProto:
+    """The graph with inputs `input_ids`, `attention_mask` [batch, seq] and an output `logits_<task>` a task.
+
+    `half` computes in fp16. A model whose activations are quantized at run time gets integer products if
+    `integer`, else weights stored in int8 alone.
+    """
     classifier = model.classifier.eval().cpu()
     prefer_plain_attention(classifier.encoder)
     example = (torch.ones(2, 16, dtype=torch.int64), torch.ones(2, 16, dtype=torch.int64))
     example[1][0, 8:] = 0
-    module = strip(classifier, example) if quantized else classifier
+    precision = precision_of(classifier)
+    if precision == FLOAT:
+        return _exported(copy.deepcopy(classifier).half() if half else classifier, model, example)
+    graph = _exported(strip(classifier, example), model, example)
+    fold_weights(graph)
+    merge_equal(graph)
+    if precision == "int8-dynamic" and integer:
+        quantize_at_run_time(graph)
+        drop_unused(graph)
+    if precision != "int8":
+        widen_weights(graph)
+    store_tables_as_int8(graph)
+    drop_unused(graph)
+    onnx.checker.check_model(graph)
+    return graph
+
+
+def _exported(module: nn.Module, model: Model, example: tuple[Tensor, Tensor]) -> onnx.ModelProto:
     names = tuple(task.name for task in model.tasks)
     outputs = [f"logits_{name}" for name in names]
     both = {0: "batch", 1: "seq"}
@@ -97,7 +187,8 @@ def to_onnx(model: Model, quantized: bool) -> onnx.ModelProto:
         # The script exporter announces its own end and warns of every shape it reads while tracing.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            _Graph(module, names),
+            # In evaluation mode as a whole: the exporter gives back to all parts the mode it finds here.
+            _Graph(module, names).eval(),
             example,
             buffer,  # type: ignore[arg-type]
             input_names=["input_ids", "attention_mask"],
@@ -106,113 +197,15 @@ def to_onnx(model: Model, quantized: bool) -> onnx.ModelProto:
             opset_version=OPSET,
             dynamo=False,
         )
-    graph = onnx.load_from_string(buffer.getvalue())
-    return fold_weights(graph) if quantized else graph
+    return onnx.load_from_string(buffer.getvalue())
 
 
-def fold_weights(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """Replace each fp32 weight in front of a QuantizeLinear by the int8 tensor that node would make of it.
-
-    The exporter leaves weights in fp32 and quantizes them at load; folded, the file is almost four times
-    smaller and computes the same numbers.
-    """
-    constants = {initializer.name: initializer for initializer in graph.graph.initializer}
-    for node in graph.graph.node:
-        if node.op_type == "Constant":
-            constants[node.output[0]] = node.attribute[0].t
-        elif node.op_type == "Identity" and node.input[0] in constants:
-            constants[node.output[0]] = constants[node.input[0]]
-    folded, added = [], []
-    for node in graph.graph.node:
-        if node.op_type == "QuantizeLinear" and node.input[0] in constants:
-            values = numpy_helper.to_array(constants[node.input[0]])
-            scale = numpy_helper.to_array(constants[node.input[1]])
-            zero_point = numpy_helper.to_array(constants[node.input[2]])
-            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-            integers = quantize_linear(values, scale, zero_point, axis)
-            added.append(numpy_helper.from_array(integers, node.output[0]))
-            folded.append(node)
-    for node in folded:
-        graph.graph.node.remove(node)
-    graph.graph.initializer.extend(added)
-    _store_tables_as_int8(graph, constants)
-    _drop_unused(graph)
-    onnx.checker.check_model(graph)
-    return graph
-
-
-def _store_tables_as_int8(graph: onnx.ModelProto, constants: Mapping[str, onnx.TensorProto]) -> None:
-    """Look tokens up in an int8 table and scale only the rows that were found.
-
-    Only tables that lie on their int8 grid (`snap_rows` left the token table there), so no number changes. A
-    DequantizeLinear in front of the lookup would blow the whole table up to fp32 when the model is loaded.
-    """
-    tables = [
-        (position, node)
-        for position, node in enumerate(graph.graph.node)
-        if node.op_type == "Gather" and node.input[0] in constants and _on_grid(constants[node.input[0]])
-    ]
-    # From the last to the first, so that positions stay true while nodes are replaced.
-    for position, node in reversed(tables):
-        integers, scales = quantize_rows(numpy_helper.to_array(constants[node.input[0]]))
-        name, ids, found = node.name or node.output[0], node.input[1], node.output[0]
-        graph.graph.initializer.append(numpy_helper.from_array(integers, f"{name}.int8"))
-        graph.graph.initializer.append(numpy_helper.from_array(scales[:, None], f"{name}.scale"))
-        nodes = [
-            helper.make_node("Gather", [f"{name}.int8", ids], [f"{found}.int8"], axis=0),
-            helper.make_node("Cast", [f"{found}.int8"], [f"{found}.float"], to=onnx.TensorProto.FLOAT),
-            helper.make_node("Gather", [f"{name}.scale", ids], [f"{found}.scale"], axis=0),
-            helper.make_node("Mul", [f"{found}.float", f"{found}.scale"], [found]),
-        ]
-        del graph.graph.node[position]
-        for offset, new in enumerate(nodes):
-            graph.graph.node.insert(position + offset, new)
-
-
-def _on_grid(tensor: onnx.TensorProto) -> bool:
-    """Whether a constant is a table whose rows int8 holds exactly; a trained position table is none."""
-    if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) != 2:
-        return False
-    table = numpy_helper.to_array(tensor)
-    integers, scales = quantize_rows(table)
-    return bool(np.array_equal(integers.astype(np.float32) * scales[:, None], table))
-
-
-def quantize_linear(values: np.ndarray, scale: np.ndarray, zero_point: np.ndarray, axis: int) -> np.ndarray:
-    """ONNX QuantizeLinear: round half to even of values / scale, plus zero point, saturated."""
-    if scale.ndim == 1 and scale.size > 1:
-        shape = [1] * values.ndim
-        shape[axis] = scale.size
-        scale, zero_point = scale.reshape(shape), zero_point.reshape(shape)
-    limits = np.iinfo(zero_point.dtype)
-    rounded = np.rint(values / scale) + zero_point.astype(np.float32)
-    return np.clip(rounded, limits.min, limits.max).astype(zero_point.dtype)
-
-
-def _drop_unused(graph: onnx.ModelProto) -> None:
-    """Remove constants and identities that nothing reads any more, until nothing changes."""
-    while True:
-        used = {name for node in graph.graph.node for name in node.input} | {o.name for o in graph.graph.output}
-        dead = [
-            node
-            for node in graph.graph.node
-            if node.op_type in ("Constant", "Identity") and not used & set(node.output)
-        ]
-        unused = [initializer for initializer in graph.graph.initializer if initializer.name not in used]
-        if not dead and not unused:
-            return
-        for node in dead:
-            graph.graph.node.remove(node)
-        for initializer in unused:
-            graph.graph.initializer.remove(initializer)
-
-
-def _save_openvino(graph: onnx.ModelProto, path: Path) -> None:
+def _save_openvino(graph: onnx.ModelProto, path: Path, half_weights: bool) -> None:
     try:
         import openvino
     except ModuleNotFoundError:
         raise MissingExtra("openvino", "openvino") from None
     path.parent.mkdir(exist_ok=True)
     model = openvino.Core().read_model(io.BytesIO(graph.SerializeToString()))
-    # fp16 compression would halve what stays fp32 and change its values; int8 weights are small already.
-    openvino.save_model(model, path, compress_to_fp16=False)
+    # Unless asked for, fp16 would halve what stays fp32 and change its values; int8 weights are small already.
+    openvino.save_model(model, path, compress_to_fp16=half_weights)

@@ -9,9 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from polyfold.compress.grids import prepare_grids
 from polyfold.model.backbone import prefer_plain_attention
 from polyfold.model.classifier import Model, load_model, new_classifier, own_parameters, save_model
-from polyfold.model.quantized import HOOKS, quantize, quantize_rows, quantizer_config, snap_rows, strip
+from polyfold.model.quantized import (
+    FLOAT,
+    HOOKS,
+    QUANTIZERS_FILE,
+    is_quantized,
+    precision_of,
+    quantize_rows,
+    quantizer_config,
+    snap_rows,
+    strip,
+)
 from polyfold.text import open_tokenizer, pad
 from toys_torch import MAX_LENGTH, TASKS, toy_documents, toy_model
 
@@ -38,6 +49,37 @@ def batches(folder, model, count=16, size=8):
     ]
 
 
+@pytest.mark.parametrize(
+    "mode,precision", [("static", "int8"), ("dynamic", "int8-dynamic"), ("weight_only", "int8-weights")]
+)
+def test_a_quantized_model_says_how_and_comes_back_from_disk_saying_it(mode, precision, plain, tmp_path):
+    model, source = plain
+    assert (precision_of(model.classifier), is_quantized(model.classifier)) == (FLOAT, False)
+    samples = batches(source, model)
+    fake = Model(prepare_grids(model.classifier, samples, mode).quantized(), *described_parts(model))
+    assert (precision_of(fake.classifier), is_quantized(fake.classifier)) == (precision, True)
+    save_model(fake, tmp_path / "saved", source)
+    again = load_model(tmp_path / "saved")
+    assert precision_of(again.classifier) == precision
+    with torch.no_grad():
+        found, wanted = again.classifier(*samples[0]).logits, fake.classifier.eval()(*samples[0]).logits
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_a_quantizers_file_may_name_no_module_but_nncfs_and_ours(plain, tmp_path):
+    model, source = plain
+    fake = Model(prepare_grids(model.classifier, batches(source, model)).quantized(), *described_parts(model))
+    save_model(fake, tmp_path / "saved", source)
+    file = tmp_path / "saved" / QUANTIZERS_FILE
+    file.write_text(file.read_text().replace("nncf.torch.quantization.layers", "subprocess"))
+    with pytest.raises(Exception, match="untrusted path"):
+        load_model(tmp_path / "saved")
+
+
+def described_parts(model):
+    return model.tasks, model.backbone, model.max_length
+
+
 def described(module):
     """The quantizers' configuration in an order of its own."""
     return sorted(json.dumps(one, sort_keys=True) for one in quantizer_config(module)["compression_state"])
@@ -60,7 +102,7 @@ def test_fake_quantizers_are_close_to_the_model_trainable_and_saved_whole(plain,
     with torch.no_grad():
         exact = model.classifier.eval()(*samples[0]).logits
     parameters = model.parameters
-    quantized = quantize(model.classifier, samples, len(samples))
+    quantized = prepare_grids(model.classifier, samples).quantized()
     fake = Model(quantized, model.tasks, model.backbone, model.max_length)
     assert fake.parameters == parameters
     assert any(HOOKS in name for name in quantized.state_dict())
@@ -81,7 +123,7 @@ def test_fake_quantizers_are_close_to_the_model_trainable_and_saved_whole(plain,
         spread = float(exact[name].std())
         assert 0 < float((values - exact[name]).abs().max()) < spread, name
 
-    save_model(fake, tmp_path / "saved", source, "int8")
+    save_model(fake, tmp_path / "saved", source)
     again = load_model(tmp_path / "saved")
     assert again.parameters == parameters
     assert described(again.classifier) == described(quantized)

@@ -47,7 +47,7 @@ def open_openvino(folder: Path, config: ModelConfig, tasks: Sequence[Task], spec
     names = [name for port in model.outputs for name in port.get_names()]
     check_graph(path, tasks, [name for port in model.inputs for name in port.get_names()], names)
     try:
-        compiled = core.compile_model(model, "CPU", _properties(spec))
+        compiled = core.compile_model(model, "CPU", _properties(spec, config.precision))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise InputError(f"OpenVINO cannot compile it: {reason}", file=path, hint="export it again") from None
@@ -71,7 +71,7 @@ def _only(core: Callable[[], Any]) -> Any:
     return core()
 
 
-def _properties(spec: SessionSpec) -> dict[str, Any]:
+def _properties(spec: SessionSpec, precision: str) -> dict[str, Any]:
     """One big synchronous batch at a time: the latency hint, one stream over all threads.
 
     The precision is always said: on processors with bfloat16, OpenVINO would otherwise use it unasked.
@@ -82,6 +82,9 @@ def _properties(spec: SessionSpec) -> dict[str, Any]:
         "INFERENCE_NUM_THREADS": spec.threads or cores(),
         "INFERENCE_PRECISION_HINT": "bf16" if spec.bf16 else "f32",
     }
+    if precision == "int8-weights":
+        # Unasked, it would quantize what such weights are multiplied with at run time.
+        properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
     if spec.cache_dir is not None:
         properties["CACHE_DIR"] = str(spec.cache_dir)
     return properties
