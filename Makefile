@@ -6,10 +6,10 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke test lint format types layers check clean
+.PHONY: help setup demo smoke test test-shapes lint format types layers check clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
 
 setup: $(STAMP) ## Create .venv and install Polyfold in it, with everything it can use
 
@@ -42,6 +42,9 @@ smoke: setup ## The same path, as small and quick as it gets
 
 test: setup ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-shapes: setup ## The whole chain on XLM-R, mBERT, MiniLM and others in true size (an hour; gigabytes)
+	$(BIN)/python -m pytest tests/shapes -m shapes -v $(SHAPES_ARGS)
 
 lint: setup ## Style and formatting
 	$(BIN)/ruff check

@@ -199,7 +199,7 @@ def test_an_unknown_family_names_the_known_ones(tmp_path):
     settings = json.loads((folder / "config.json").read_bytes())
     (folder / "config.json").write_text(json.dumps({**settings, "model_type": "electra"}))
     with pytest.raises(
-        InputError, match=r"'electra'.*\n.*bert, distilbert, roberta, xlm-roberta.*use-multilingual"
+        InputError, match=r"'electra'.*\n.*bert, distilbert, modernbert, roberta, xlm-roberta.*use-multilingual"
     ):
         load_backbone("other", tmp_path, tmp_path)
 

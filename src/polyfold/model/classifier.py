@@ -15,7 +15,14 @@ from polyfold.artifact import CONFIG, ModelConfig, read_config, write_atomically
 from polyfold.batch import Outputs
 from polyfold.errors import InputError
 from polyfold.model.backbone import Backbone, Transformer, prefer_plain_attention, rebuild, token_embedding
-from polyfold.model.quantized import HOOKS, QUANTIZERS_FILE, quantizer_config, restore_quantizers
+from polyfold.model.quantized import (
+    FLOAT,
+    HOOKS,
+    QUANTIZERS_FILE,
+    precision_of,
+    quantizer_config,
+    restore_quantizers,
+)
 from polyfold.tasks import Task
 
 WEIGHTS_FILE = "model.safetensors"
@@ -76,7 +83,7 @@ def new_classifier(backbone: Backbone, tasks: Sequence[Task], max_length: int, s
     return Model(classifier, tuple(tasks), backbone, max_length)
 
 
-def save_model(model: Model, folder: Path, source: Path, precision: str = "fp32") -> None:
+def save_model(model: Model, folder: Path, source: Path) -> None:
     """Write config, weights and tokenizer; the encoder's keys are those that `AutoModel` itself would write.
 
     `source` is the folder that holds the tokenizer file (it may be `folder`).
@@ -92,7 +99,8 @@ def save_model(model: Model, folder: Path, source: Path, precision: str = "fp32"
     if source != folder:
         name = model.backbone.tokenizer.file
         (folder / name).write_bytes((source / name).read_bytes())
-    if precision == "int8":
+    precision = precision_of(model.classifier)
+    if precision != FLOAT:
         write_atomically(folder / QUANTIZERS_FILE, json.dumps(quantizer_config(model.classifier)).encode())
     config = model_config(model, "torch", precision, WEIGHTS_FILE)
     extra = {**model.backbone.config, "model_type": model.backbone.family}

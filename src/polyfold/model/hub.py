@@ -2,6 +2,8 @@
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,3 +27,22 @@ def hub_options(source: str) -> dict[str, Any]:
     except OSError:
         return {"local_files_only": True}
     return {}
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """transformers without its own bars and its table of weights that are not read; errors are still shown.
+
+    Every published encoder has such weights (a pooler, a language model's head). What is missing is checked by us.
+    """
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
