@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, f1_score, multilabel_confusion_matrix
 
 from polyfold.metrics import (
@@ -16,10 +17,12 @@ from polyfold.metrics import (
     degradation_percent,
     f1_by_label,
     fit_temperature,
+    flipped,
     macro_f1,
     paired_bootstrap_difference,
     positives_percent,
     reliability,
+    share_interval,
     tune_thresholds,
 )
 from polyfold.tasks import Task
@@ -143,11 +146,63 @@ def test_the_paired_difference_sees_a_gain_and_not_one_of_a_prediction_over_itse
     truth, worse = draw(task, 2000, seed=11, flips=0.4)
     # Half of the mistakes mended, in the same documents.
     better = np.where(np.random.default_rng(12).random(truth.shape) < 0.5, truth, worse).astype(truth.dtype)
-    gain = paired_bootstrap_difference(task, truth, worse, better, seed=0)
+    gain = paired_bootstrap_difference(task, truth, [worse], [better], seed=0)
     assert 0 < gain.low < gain.value < gain.high
     assert gain.value == pytest.approx(macro_f1(task, truth, better) - macro_f1(task, truth, worse))
-    same = paired_bootstrap_difference(task, truth, worse, worse, seed=0)
+    assert gain.verdict == "better"
+    assert paired_bootstrap_difference(task, truth, [better], [worse], seed=0).verdict == "worse"
+    same = paired_bootstrap_difference(task, truth, [worse], [worse], seed=0)
     assert (same.low, same.value, same.high) == (0.0, 0.0, 0.0)
+    assert same.verdict == "same"
+
+
+@BOTH
+def test_the_pooled_difference_is_one_of_means_and_that_of_one_seed_given_twice(task):
+    truth, first = draw(task, 300, seed=13, flips=0.4)
+    _, second = draw(task, 300, seed=13, flips=0.2)
+    third = np.where(np.random.default_rng(14).random(truth.shape) < 0.3, truth, first).astype(truth.dtype)
+    once = paired_bootstrap_difference(task, truth, [first], [second], seed=0)
+    assert paired_bootstrap_difference(task, truth, [first] * 3, [second] * 2, seed=0) == once
+    pooled = paired_bootstrap_difference(task, truth, [first, third], [second], seed=0)
+    means = macro_f1(task, truth, second) - (macro_f1(task, truth, first) + macro_f1(task, truth, third)) / 2
+    assert pooled.value == pytest.approx(means)
+    assert pooled.low < pooled.value < pooled.high
+
+
+@BOTH
+def test_a_paired_difference_over_supported_labels_leaves_the_others_out(task):
+    truth, first = draw(task, 200, seed=15)
+    _, second = draw(task, 200, seed=15, flips=0.1)
+    # One more label, which occurs in neither truth nor predictions.
+    wider = task.model_copy(update={"labels": (*task.labels, "never")})
+    if task.multi_label:
+        truths, firsts, seconds = (np.pad(one, ((0, 0), (0, 1))) for one in (truth, first, second))
+    else:
+        truths, firsts, seconds = truth, first, second
+    expected = paired_bootstrap_difference(task, truth, [first], [second], seed=0)
+    found = paired_bootstrap_difference(wider, truths, [firsts], [seconds], seed=0, only_supported=True)
+    assert (found.value, found.low, found.high) == pytest.approx((expected.value, expected.low, expected.high))
+    assert paired_bootstrap_difference(wider, truths, [firsts], [seconds], seed=0).value == pytest.approx(
+        expected.value * len(task.labels) / len(wider.labels)
+    )
+
+
+def test_flips_are_documents_with_any_label_changed():
+    first = np.array([[0, 1], [1, 1], [0, 0]], dtype=np.int8)
+    second = np.array([[1, 0], [1, 1], [0, 1]], dtype=np.int8)
+    assert flipped(first, second).tolist() == [True, False, True]
+    assert flipped(np.array([2, 0, 1]), np.array([2, 1, 1])).tolist() == [False, True, False]
+
+
+@settings(max_examples=60, deadline=None)
+@given(total=st.integers(1, 5000), part=st.floats(0, 1))
+def test_the_interval_of_a_share_equals_scipys(total, part):
+    count = round(part * total)
+    low, high = share_interval(count, total)
+    expected = binomtest(count, total).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert 0.0 <= low <= count / total <= high <= 1.0
+    assert share_interval(0, 0) == (0.0, 1.0)
 
 
 def sampled(task, count, seed):

@@ -4,8 +4,9 @@ Label arrays are those of `tasks.py`: int64 [n] for single-label, int8 [n, label
 function takes labelled documents only; none depends on the order of the documents.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -25,6 +26,11 @@ class Difference:
     value: float
     low: float
     high: float
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "same"]:
+        """Better or worse only where the whole interval lies on that side of 0."""
+        return "better" if self.low > 0.0 else "worse" if self.high < 0.0 else "same"
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,8 @@ def bootstrap_interval(
     """
     if len(truth) == 0:
         return 0.0, 0.0
-    (scores,) = _resampled_scores(task, truth, (predicted,), seed, rounds)
+    every = np.ones(len(task.labels), dtype=bool)
+    (scores,) = _resampled_scores(task, truth, (predicted,), seed, rounds, every)
     point = macro_f1(task, truth, predicted)
     low, high = _percentiles(scores, level)
     return min(low, point), max(high, point)
@@ -88,18 +95,56 @@ def bootstrap_interval(
 def paired_bootstrap_difference(
     task: Task,
     truth: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
     seed: int,
     rounds: int = 1000,
+    only_supported: bool = False,
 ) -> Difference:
-    """Macro-F1 of `second` minus that of `first`, with its 95 % interval over the same resampled documents."""
-    point = macro_f1(task, truth, second) - macro_f1(task, truth, first)
+    """Macro-F1 of `second` minus that of `first`, with its 95 % interval over the same resampled documents.
+
+    Each side is one prediction, or one a training seed: their scores are averaged in every round, so that the
+    interval is that of a difference of means. `only_supported` averages over the labels that occur in `truth`
+    (the same ones in every round), as `macro_f1` does.
+    """
     if len(truth) == 0:
         return Difference(0.0, 0.0, 0.0)
-    before, after = _resampled_scores(task, truth, (first, second), seed, rounds)
+
+    def mean(predictions: Sequence[np.ndarray]) -> float:
+        return float(np.mean([macro_f1(task, truth, one, only_supported=only_supported) for one in predictions]))
+
+    point = mean(second) - mean(first)
+    chosen = _counts(task, truth, truth)[2] > 0 if only_supported else np.ones(len(task.labels), dtype=bool)
+    if not chosen.any():
+        return Difference(0.0, 0.0, 0.0)
+    scores = _resampled_scores(task, truth, (*first, *second), seed, rounds, chosen)
+    before, after = np.mean(scores[: len(first)], axis=0), np.mean(scores[len(first) :], axis=0)
     low, high = _percentiles(after - before, 0.95)
     return Difference(point, min(low, point), max(high, point))
+
+
+def flipped(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Which documents are decided otherwise, a multi-label one in any of its labels: bool [n]."""
+    assert first.shape == second.shape, f"{first.shape} against {second.shape}"
+    different = first != second
+    return np.asarray(different if different.ndim == 1 else different.any(axis=1))
+
+
+def share_interval(count: int, total: int) -> tuple[float, float]:
+    """The 95 % interval of a share, `count` of `total` (Wilson 1927, eq. 2): of use at 0 and at 1 too.
+
+    With nothing counted of nothing it is all that a share may be.
+    """
+    if total == 0:
+        return 0.0, 1.0
+    squared = 1.959963984540054**2
+    share = count / total
+    centre = (share + squared / (2 * total)) / (1 + squared / total)
+    half = np.sqrt(squared * (share * (1 - share) / total + squared / (4 * total**2))) / (1 + squared / total)
+    # At the ends the formula gives exactly 0 and 1, but for rounding.
+    low = 0.0 if count == 0 else max(0.0, float(centre - half))
+    high = 1.0 if count == total else min(1.0, float(centre + half))
+    return low, high
 
 
 def calibration_error(task: Task, probabilities: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:
@@ -141,7 +186,7 @@ def fit_temperature(task: Task, logits: np.ndarray, truth: np.ndarray) -> float:
     scores = logits.astype(np.float64)
 
     def loss(log_temperature: float) -> float:
-        return _negative_log_likelihood(task, scores / np.exp(log_temperature), truth)
+        return negative_log_likelihood(task, scores / np.exp(log_temperature), truth)
 
     best = _golden_section(loss, float(np.log(LEAST_TEMPERATURE)), float(np.log(GREATEST_TEMPERATURE)))
     return float(np.exp(best)) if loss(best) < loss(0.0) else 1.0
@@ -193,9 +238,12 @@ def _f1(matched: np.ndarray, given: np.ndarray, support: np.ndarray) -> np.ndarr
 
 
 def _resampled_scores(
-    task: Task, truth: np.ndarray, predictions: tuple[np.ndarray, ...], seed: int, rounds: int
+    task: Task, truth: np.ndarray, predictions: tuple[np.ndarray, ...], seed: int, rounds: int, chosen: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-    """Macro-F1 of each prediction in each round, float [rounds] each, over the same draws of documents."""
+    """Macro-F1 over the `chosen` labels of each prediction in each round, float [rounds] each.
+
+    Every prediction meets the same draws of documents.
+    """
     documents, labels = len(truth), len(task.labels)
     columns = [np.reshape(array, (documents, -1)).astype(np.int64) for array in (truth, *predictions)]
     # Sorted distinct rows: the draws do not depend on the order of the documents.
@@ -212,7 +260,7 @@ def _resampled_scores(
         draws = generator.multinomial(documents, occurrences / documents, size=size).astype(np.float64)
         for side, collected in zip(given, scores, strict=True):
             values = _f1(draws @ (support * side), draws @ side, draws @ support)
-            collected.append(values.mean(axis=1))
+            collected.append(values[:, chosen].mean(axis=1))
     return tuple(np.concatenate(collected) for collected in scores)
 
 
@@ -241,7 +289,8 @@ def _binary_calibration_error(confidence: np.ndarray, right: np.ndarray, bins: i
     return float(np.abs(confident - correct).sum() / len(confidence))
 
 
-def _negative_log_likelihood(task: Task, logits: np.ndarray, truth: np.ndarray) -> float:
+def negative_log_likelihood(task: Task, logits: np.ndarray, truth: np.ndarray) -> float:
+    """The mean negative log-likelihood of the labels, in nats: a document's, or for multi-label a decision's."""
     if task.multi_label:
         # -log sigmoid of the logit's correct side, stable for large values.
         signed = np.where(truth == 1, logits, -logits)

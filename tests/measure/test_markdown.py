@@ -8,7 +8,7 @@ from polyfold.measure.tables import figure, tables
 def test_every_table_keeps_its_number_of_cells_whatever_labels_contain(toy_report):
     text = markdown(toy_report)
     blocks = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
-    assert len(blocks) == len(tables(toy_report)) == 10
+    assert len(blocks) == len(tables(toy_report)) == 11
     for block in blocks:
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(widths) == 1, block

@@ -1,5 +1,6 @@
 """The measuring stage: every row of the report, its quality and its speed, in one run."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,25 +10,27 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from polyfold import __version__
-from polyfold.artifact import Artifact
+from polyfold.artifact import Artifact, digest_file
 from polyfold.console import note, progress_bar
 from polyfold.data.dataset import Dataset
-from polyfold.errors import InputError
 from polyfold.measure.accuracy import label_agreement, score
 from polyfold.measure.baseline import load_baseline
 from polyfold.measure.cost import CostSpec, cost_of
 from polyfold.measure.gates import GateSpec, check_gates, sentence
 from polyfold.measure.memory import predicting_memory_mb
+from polyfold.measure.operations import encoder_mflops, mflops_of
 from polyfold.measure.report import Cost, Gate, Report, Row
 from polyfold.measure.speed import PredictorSubject, SpeedReport, SpeedSpec, Subject, distinct_texts, measure_speed
 from polyfold.measure.summary import summarize
 from polyfold.measure.verdicts import best_teacher, judge
+from polyfold.model.backbone import Transformer
 from polyfold.predictor import Predictor
 from polyfold.system import hardware
-from polyfold.tasks import Task
 from polyfold.text import Encoding
+from polyfold.train.answers import TeacherSet, answers_in
+from polyfold.train.asking import answerable, ask, set_tasks
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 XLMR = "FacebookAI/xlm-roberta-base"
 
 Logits = Mapping[str, np.ndarray]
@@ -51,7 +54,7 @@ class Candidate:
     """One row to be measured. A set of per-task teachers is one candidate with several artifacts.
 
     `reference` names the torch row of the same weights; `timed` is False for fake-quantized torch models, whose
-    speed means nothing.
+    speed means nothing. `teachers` says how the models of a set answer as one.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Candidate:
     reference: str | None = None
     bf16: bool = False
     timed: bool = True
+    teachers: TeacherSet | None = None
 
 
 @dataclass(frozen=True)
@@ -153,21 +157,34 @@ def _quality(
         parent=candidate.parent,
         runtime=config.runtime,
         precision=precision.replace("fp32+bf16", "bf16"),
-        weights=config.weights,
+        weights="random" if any(one.config.weights == "random" for one in predictors) else "trained",
         parameters_million=sum(one.config.parameters for one in predictors) / 1e6,
         trunk_parameters_million=sum(one.config.trunk_parameters for one in predictors) / 1e6,
+        mflops_per_document=mflops_of(_members(candidate, data)),
         size_mb=sum(artifact.size_mb for artifact in candidate.artifacts),
     )
-    if config.weights == "random":
+    if row.weights == "random":
         return row, {}
-    found: dict[str, np.ndarray] = {}
-    tasks: list[Task] = []
-    for predictor in predictors:
-        found.update(predictor.logits(data.test.texts))
-        tasks.extend(predictor.tasks)
+    if candidate.teachers is not None:
+        return _set_quality(row, candidate.teachers, data, seed)
+    (predictor,) = predictors
+    tasks, found = predictor.tasks, predictor.logits(data.test.texts)
     fields: dict[str, Any] = score(tasks, data.test, found, seed).row_fields()
     if candidate.reference is not None and logits.get(candidate.reference):
         fields |= label_agreement(tasks, logits[candidate.reference], found).model_dump()
+    return Row(**{**row.model_dump(), **fields}), found
+
+
+def _set_quality(row: Row, teachers: TeacherSet, data: Dataset, seed: int) -> tuple[Row, Logits]:
+    """The row of a set of teachers: each task is scored where some model answers it."""
+    answers = ask(teachers, data.test, data.tasks)
+    tasks = set_tasks(teachers, data.tasks, data.dev)
+    test, found = answerable(data.test, answers), {name: one.logits.numpy() for name, one in answers.items()}
+    left_out = {task.name: int((data.test.labelled(task) & ~test.labelled(task)).sum()) for task in tasks}
+    notes = tuple(f"does not answer {count} documents of '{name}'" for name, count in left_out.items() if count)
+    missing = [task.name for task in data.tasks if task.name not in found]
+    notes += (f"does not know {', '.join(missing)}",) if missing else ()
+    fields = {**score(tasks, test, found, seed).row_fields(), "notes": (*row.notes, *notes)}
     return Row(**{**row.model_dump(), **fields}), found
 
 
@@ -186,10 +203,14 @@ def _speed(
     subjects: dict[str, Subject] = {}
     for candidate in candidates:
         if candidate.timed:
-            members = tuple(PredictorSubject.of(one, spec.speed) for one in _open(candidate))
-            subjects[candidate.name] = members[0] if len(members) == 1 else Ensemble(members)
+            members = tuple(PredictorSubject.of(one, spec.speed) for one in _asked(candidate, data))
+            if len(members) == 1:
+                subjects[candidate.name] = members[0]
+            elif members:
+                subjects[candidate.name] = Ensemble(members)
     if not subjects:
-        raise InputError("there is nothing to time", key="measure")
+        note("there is nothing to time")
+        return None, None
     report = measure_speed(subjects, baseline, data.test.texts, spec.speed, baseline.own_tokenizer)
     notes = [f"best batch size against the padded baseline: {report.baseline_batch_size}"]
     if baseline.weights == "random":
@@ -204,10 +225,37 @@ def _speed(
         weights="random" if baseline.weights == "random" else "trained",
         parameters_million=baseline.parameters / 1e6,
         trunk_parameters_million=baseline.trunk_parameters / 1e6,
+        mflops_per_document=encoder_mflops(Transformer(baseline.encoder)),
         size_mb=baseline.parameters * 4 / 1e6,
         notes=tuple(notes),
     )
     return row, report
+
+
+def _members(candidate: Candidate, data: Dataset) -> tuple[Artifact, ...]:
+    """The artifacts that one document asks.
+
+    A set of teachers a language asks one of them only: those for the commonest language of the test set stand for
+    all.
+    """
+    if candidate.teachers is None or len(candidate.artifacts) == 1:
+        return candidate.artifacts
+    common = Counter(data.test.languages).most_common(1)[0][0]
+    return tuple(artifact for artifact in candidate.artifacts if answers_in(artifact, common))
+
+
+def _asked(candidate: Candidate, data: Dataset) -> tuple[Predictor, ...]:
+    """The models that one document asks; none where they cannot be timed together.
+
+    Models are fed the same token ids, so they must share a tokenizer.
+    """
+    artifacts = _members(candidate, data)
+    opened = tuple(Predictor.open(artifact.path, bf16=candidate.bf16) for artifact in artifacts)
+    tokenizers = {digest_file(one.folder / one.config.tokenizer.file) for one in opened}
+    if len(tokenizers) > 1:
+        note(f"{candidate.name}: its models have different tokenizers; not timed")
+        return ()
+    return opened
 
 
 def _with_speed(row: Row, report: SpeedReport | None, cost: Cost) -> Row:

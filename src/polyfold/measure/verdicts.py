@@ -18,14 +18,20 @@ def best_teacher(rows: Sequence[Row]) -> str | None:
 
 
 def judge(rows: Sequence[Row], quality_baseline: str | None) -> tuple[Row, ...]:
-    """The same rows with `degradation_percent` and `dominated_by` filled in."""
+    """The same rows with `degradation_percent` and `dominated_by` filled in.
+
+    A teacher may know some tasks only; what a row lost is counted on the tasks that both have.
+    """
     baseline = next((row for row in rows if row.name == quality_baseline), None)
     by = dominated(rows)
     judged = []
     for row in rows:
         found: dict[str, float | str | None] = {"dominated_by": by.get(row.name)}
         if baseline is not None and baseline.macro_f1 and row.macro_f1 and row.name != baseline.name:
-            found["degradation_percent"] = degradation_percent(baseline.macro_f1, row.macro_f1)
+            own = row.macro_f1
+            common = {task: value for task, value in baseline.macro_f1.items() if task in own}
+            if common:
+                found["degradation_percent"] = degradation_percent(common, {task: own[task] for task in common})
         judged.append(row.model_copy(update=found))
     return tuple(judged)
 
@@ -66,7 +72,8 @@ def lineage(row: Row, rows: Sequence[Row]) -> str | None:
 
 def is_int8(row: Row) -> bool:
     """Whether its matrix products run in int8, alone or beside bf16; torch only imitates that, in fp32."""
-    return "int8" in row.precision and row.runtime != "torch"
+    whole = row.precision.startswith("int8") and not row.precision.startswith("int8-weights")
+    return whole and row.runtime != "torch"
 
 
 def best_int8(report: Report) -> Row | None:
