@@ -1,5 +1,7 @@
 """Fixtures for the whole suite; `toys.py` builds what they hold."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -58,3 +60,19 @@ def toy_run(tmp_path_factory):
     from toys_pipeline import run_toy_project
 
     return run_toy_project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture
+def polyfold(monkeypatch, capfd):
+    """`polyfold ARGUMENTS` in this process: exit code, standard output, standard error."""
+    from polyfold import cli
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["polyfold", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        said = capfd.readouterr()
+        return left.value.code or 0, said.out, said.err
+
+    return call

@@ -124,7 +124,7 @@ def test_what_changes_builds_what_depends_on_it_and_nothing_else(toy_run):
     assert rebuilt("teacher.fit.epochs=3") == everything - {"data"}
     assert rebuilt("seed=1") == everything
     quantized = {name for name in everything if "int8_qat" in name}
-    assert rebuilt("compress.1.calibration_documents=17") == {*quantized, "report"}
+    assert rebuilt("compress.1.calibration.documents=17") == {*quantized, "report"}
     assert recipe.hash == toy_run.report.recipe_hash
 
 
@@ -137,10 +137,10 @@ def test_another_local_backbone_is_another_teacher(tmp_path):
     config.write_text(config.read_text(encoding="utf8") + "\n", encoding="utf8")
     after = plan(recipe, tmp_path)
     assert after.data.key == before.data.key
-    assert after.teachers[0].key != before.teachers[0].key
+    assert after.teachers.stages[0].key != before.teachers.stages[0].key
     student = "students=[{init: {kind: backbone, name: toy-bert}}]"
     (_, line) = plan(load_recipe(path, [student]), tmp_path).lines
-    assert line.start.inputs == after.teachers[0].inputs
+    assert line.start.inputs == after.teachers.stages[0].inputs
     assert set(line.start.inputs) == {"config.json", "model.safetensors", "tokenizer.json"}
 
 
@@ -211,13 +211,17 @@ def test_one_teacher_a_task_is_one_row_over_all_tasks(toy_run, tmp_path):
     path.write_text(yaml.safe_dump(toy_recipe(teacher=teacher, compress=[], export=[])), encoding="utf8")
     recipe = load_recipe(path, [f"data.path={toy_run.project / 'toy.csv'}"])
     chart = plan(recipe, toy_run.project)
-    assert [stage.name for stage in chart.teachers] == ["teacher-domain", "teacher-sentiment", "teacher-topics"]
+    assert [stage.name for stage in chart.teachers.stages] == [
+        "teacher-domain",
+        "teacher-sentiment",
+        "teacher-topics",
+    ]
     report = run(recipe, toy_run.project, tmp_path / "out")
     rows = rows_by_name(report)
     assert set(rows) == {"toy-bert", "teacher", "small"}
     assert set(rows["teacher"].macro_f1) == {task.name for task in TASKS}
     assert rows["teacher"].speed["real_text"].documents_per_second > 0
-    artifacts = [stage.finished(tmp_path / "out") for stage in chart.teachers]
+    artifacts = [stage.finished(tmp_path / "out") for stage in chart.teachers.stages]
     assert rows["teacher"].size_mb == pytest.approx(sum(artifact.size_mb for artifact in artifacts))
     for artifact, task in zip(artifacts, TASKS, strict=True):
         assert [one.name for one in artifact.config()[1]] == [task.name]

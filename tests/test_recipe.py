@@ -67,7 +67,7 @@ def test_an_unknown_key_like_no_other_is_to_be_removed(tmp_path):
         ({"seed": "one"}, "seed", "integer"),
         ({"seed": -1}, "seed", "greater than or equal to 0"),
         ({"name": "../up"}, "name", "match"),
-        ({"compress": [{"kind": "shrink"}]}, "compress.0", "'trim_vocabulary', 'int8_qat'"),
+        ({"compress": [{"kind": "shrink"}]}, "compress.0", "'int8_qat', 'int8_ptq'"),
         ({"export": [{"kind": "onnxruntime", "bf16": True}]}, "export.0.onnxruntime.bf16", "unknown key"),
         ({"export": [{"kind": "openvino"}, {"kind": "openvino", "bf16": True}]}, None, "'openvino' twice"),
         ({"compress_by_name": {"nobody": []}}, None, "no student 'nobody'"),
@@ -210,3 +210,27 @@ def test_the_teacher_is_folded_only_where_it_is_one_model():
     assert folds()
     assert not folds(compress_teacher=False)
     assert not folds(teacher={"backbone": "toy-bert", "mode": {"kind": "per_task"}})
+
+
+@pytest.mark.parametrize("kind", ["int8_ptq", "int8_qat"])
+@pytest.mark.parametrize("after", ["trim_vocabulary", "int8_ptq", "int8_qat"])
+def test_what_is_quantized_is_changed_no_more(tmp_path, kind, after):
+    steps = [{"kind": kind}, {"kind": after}]
+    for change in ({"compress": steps}, {"compress_by_name": {"small": steps}}):
+        assert f"{kind} must be the last step" in str(told(tmp_path, toy_recipe(**change)))
+    load_recipe(write(tmp_path, toy_recipe(compress=[{"kind": "trim_vocabulary"}, {"kind": kind}])))
+
+
+def test_one_kind_of_export_may_stand_there_in_several_precisions(tmp_path):
+    several = [
+        {"kind": "onnxruntime"},
+        {"kind": "onnxruntime", "precision": "fp16"},
+        {"kind": "onnxruntime", "precision": "bf16"},
+        {"kind": "onnxruntime", "precision": "fp16", "embeddings": "int8"},
+        {"kind": "openvino", "bf16": True},
+        {"kind": "openvino", "precision": "fp16"},
+    ]
+    assert len(load_recipe(write(tmp_path, toy_recipe(export=several))).export) == 6
+    for twice in (several[1], {"kind": "openvino"}):
+        error = told(tmp_path, toy_recipe(export=[*several, twice]))
+        assert f"export names '{twice['kind']}" in str(error) and "twice" in str(error)

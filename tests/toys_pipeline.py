@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from polyfold.artifact import digest_file
 from polyfold.cli import app
+from polyfold.compress.grids import prepare_grids
 from polyfold.export import OnnxRuntimeExport, OpenVinoExport, export
 from polyfold.measure.report import Report, load_report
 from polyfold.model.backbone import Backbone, Transformer, token_embedding, use_backbone
 from polyfold.model.classifier import new_classifier, save_model
-from polyfold.model.quantized import HOOKS, quantize
 from polyfold.model.use_multilingual import UseConfig, UseMultilingual
 from polyfold.pipeline import Plan, plan
 from polyfold.recipe import load_recipe
@@ -174,7 +174,10 @@ def toy_recipe(**changes):
         }],
         "compress": [
             {"kind": "trim_vocabulary", "coverage": 1.0},
-            {"kind": "int8_qat", "calibration_documents": 16, "fit": {**fit, "epochs": 1, "learning_rate": 1e-4}},
+            {
+                "kind": "int8_qat", "calibration": {"documents": 16},
+                "fit": {**fit, "epochs": 1, "learning_rate": 1e-4},
+            },
         ],
         "export": [{"kind": "onnxruntime"}, {"kind": "openvino", "bf16": True}],
         "measure": {
@@ -245,18 +248,23 @@ def _spread(model, seed):
     return model
 
 
-def quantized_toy(model, seed=0):
-    """The model with fake quantizers, ranges from random ids: post-training int8."""
+def toy_samples(model, seed=0, count=4):
+    """Calibration batches of random ids."""
     vocab = token_embedding(model.classifier.encoder).num_embeddings
-    drawn = [toy_ids(vocab, (8, 12), seed + number) for number in range(4)]
-    samples = [(torch.from_numpy(ids), torch.from_numpy(mask)) for ids, mask in drawn]
-    return replace(model, classifier=quantize(model.classifier, samples, len(samples)))
+    drawn = [toy_ids(vocab, (8, 12), seed + number) for number in range(count)]
+    return [(torch.from_numpy(ids), torch.from_numpy(mask)) for ids, mask in drawn]
+
+
+def quantized_toy(model, seed=0, keep=(), **settings):
+    """The model with fake quantizers, ranges from random ids: post-training int8."""
+    return replace(
+        model, classifier=prepare_grids(model.classifier, toy_samples(model, seed), **settings).quantized(keep)
+    )
 
 
 def write_exports(folder, model, source):
     """The model as a torch folder and in both runtimes: folders by runtime."""
-    precision = "int8" if any(HOOKS in name for name in model.classifier.state_dict()) else "fp32"
-    save_model(model, folder / "torch", source, precision)
+    save_model(model, folder / "torch", source)
     for spec in (OnnxRuntimeExport(), OpenVinoExport()):
         export(spec, model, source, folder / spec.kind)
     return {runtime: folder / runtime for runtime in ("torch", "onnxruntime", "openvino")}

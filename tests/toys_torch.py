@@ -148,24 +148,33 @@ def write_hub_folder(folder, kind, seed=0, dtype=torch.float32, pad_in_config=Tr
     """A two-layer encoder of width 32 laid out as its repository on the hub is; returns the folder.
 
     XLM-R and mMiniLMv2: `xlm-roberta` with a tokenizer.json. mBERT: `bert` with a tokenizer.json. XtremeDistil:
-    `bert` with a vocab.txt alone. Multilingual-MiniLM (v1): `bert` over XLM-R's SentencePiece model, no JSON.
+    `bert` with a vocab.txt alone. Multilingual-MiniLM (v1): `bert` over XLM-R's SentencePiece model, no JSON. Two
+    more are published in one language only: `roberta`, laid out as XLM-R is, and `distilbert`, as mBERT.
     """
-    from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel
+    from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, RobertaConfig, RobertaModel
+    from transformers import XLMRobertaConfig as XlmConfig
+    from transformers import XLMRobertaModel as XlmModel
 
     folder.mkdir(parents=True)
     shape = {
         "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
         "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
     }  # fmt: skip
-    unigram = kind in ("xlm-roberta", "mminilm-v1", "mminilm-v2")
+    unigram = kind in ("xlm-roberta", "mminilm-v1", "mminilm-v2", "roberta")
     vocabulary = 4 + len(WORDS) + 1 + len(CHARACTERS) + 1 if unigram else len(word_pieces())
     torch.manual_seed(seed)
-    if kind in ("xlm-roberta", "mminilm-v2"):
-        config = XLMRobertaConfig(
+    if kind in ("xlm-roberta", "mminilm-v2", "roberta"):
+        described, encoder = (RobertaConfig, RobertaModel) if kind == "roberta" else (XlmConfig, XlmModel)
+        config = described(
             vocab_size=vocabulary, max_position_embeddings=34, type_vocab_size=1, bos_token_id=0, pad_token_id=1,
             eos_token_id=2, **shape,
         )  # fmt: skip
-        model = XLMRobertaModel(config, add_pooling_layer=False)
+        model = encoder(config, add_pooling_layer=False)
+    elif kind == "distilbert":
+        config = DistilBertConfig(
+            vocab_size=vocabulary, max_position_embeddings=32, dim=32, n_layers=2, n_heads=4, hidden_dim=48
+        )
+        model = DistilBertModel(config)
     else:
         config = BertConfig(vocab_size=vocabulary, max_position_embeddings=32, **shape)
         model = BertModel(config, add_pooling_layer=False)
@@ -178,11 +187,11 @@ def write_hub_folder(folder, kind, seed=0, dtype=torch.float32, pad_in_config=Tr
     (folder / "config.json").write_text(json.dumps(settings), encoding="utf8")
     if unigram:
         write_sentencepiece(folder / "sentencepiece.bpe.model")
-    if kind in ("xlm-roberta", "mminilm-v2"):
+    if kind in ("xlm-roberta", "mminilm-v2", "roberta"):
         write_xlm_r_json(folder / "tokenizer.json")
-    if kind == "bert":
+    if kind in ("bert", "distilbert"):
         write_word_piece_json(folder / "tokenizer.json")
-    if kind in ("bert", "xtremedistil"):
+    if kind in ("bert", "xtremedistil", "distilbert"):
         (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in word_pieces()), encoding="utf8")
         (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}), encoding="utf8")
     return folder
@@ -210,14 +219,17 @@ def toy_model(folder, seed=0, tasks=TASKS, dropout=None) -> Model:
     return model
 
 
-def save_artifact(model: Model, source, root, name="teacher") -> Artifact:
-    """A finished stage's folder that holds this model; `source` holds its tokenizer."""
+def save_artifact(model: Model, source, root, name="teacher", languages=None) -> Artifact:
+    """A finished stage's folder that holds this model; `source` holds its tokenizer.
+
+    `languages` are those that it answers for, as a teacher.
+    """
 
     def build(folder):
         save_model(model, folder, source)
         return {}
 
-    return Stage("teacher", name, 1, {"toy": name}).run(root, build)
+    return Stage("teacher", name, 1, {"toy": name, "languages": languages}).run(root, build)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from polyfold.pipeline import Plan
 from polyfold.recipe import Recipe
 
 STAGE_FOLDER = re.compile(r".+-(?P<key>[0-9a-f]{16})")
-CACHE_FILE = re.compile(r"teacher-[0-9a-f]{16}\.arrow|\.teacher-.*\.tmp")
+CACHE_FILE = re.compile(r"teacher-[0-9a-f]{16}\.(arrow|sha256)|\.teacher-.*\.tmp")
 
 # Multiply-adds a token of the trunks we know, in millions; anything else is taken for an XLM-R base.
 TRUNK_MEGA_MACS: Mapping[str, float] = {"use-multilingual": 1.7}
@@ -109,15 +109,20 @@ def _training_documents(plan: Plan, recipe: Recipe, root: Path) -> int:
 
 def _estimate(stage: Stage, documents: int, speed: float) -> tuple[float, float]:
     """Minutes and MB of one stage, from what it trains and on how much."""
-    fit: Mapping[str, Any] = stage.spec.get("fit") or {}
-    seen = min(documents, stage.spec.get("documents") or documents)
-    macs = float(fit.get("epochs", 0)) * seen * MEAN_TOKENS * _mega_macs(stage.spec) / 1e3
+    pruned = stage.kind == "prune"
+    fit: Mapping[str, Any] = stage.spec.get("recover" if pruned else "fit") or {}
+    epochs = float(fit.get("epochs", 0)) * (stage.spec["schedule"]["rounds"] if pruned else 1)
+    # A pruning step looks at some documents and recovers on all of them.
+    seen = documents if pruned else min(documents, stage.spec.get("documents") or documents)
+    macs = epochs * seen * MEAN_TOKENS * _mega_macs(stage.spec) / 1e3
     training = macs * TRAINING_FACTOR / speed / 60
     match stage.kind:
         case "data":
             return 0.2, documents * 3e-4
         case "measure":
             return 3.0, 6.0
+        case "import" | "mean":
+            return 0.3, 0.0
         case "export":
             return 0.3, 40.0
         case "teacher" | "student":

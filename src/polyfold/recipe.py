@@ -10,15 +10,18 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from polyfold.artifact import digest_json
-from polyfold.compress.step import StepSpec
+from polyfold.compress.step import StepSpec, quantizes
 from polyfold.data.spec import DataSpec
 from polyfold.errors import InputError
-from polyfold.export import ExportSpec
+from polyfold.export import ExportSpec, export_label
 from polyfold.measure.measure import MeasureSpec
+from polyfold.train.backbones import BackboneSpec
 from polyfold.train.distill import StudentSpec
-from polyfold.train.teacher import TeacherSpec
+from polyfold.train.extend import ExtendSpec
+from polyfold.train.teacher import GivenTeacher, TeacherSpec, TrainedTeacher, members_of
 
 TEACHER = "teacher"
+USE_MULTILINGUAL = "use-multilingual"
 
 Steps = tuple[StepSpec, ...]
 
@@ -26,7 +29,7 @@ TRUTH = "tag:yaml.org,2002:bool"
 
 
 class Recipe(BaseModel):
-    """Data, teacher, students, the steps that compress them, where they are exported to, what is measured.
+    """Data, backbones, teacher, students, the steps that compress them, where they are exported to, what is measured.
 
     The teacher itself is compressed by the same steps and measured beside its students (where it is one
     multi-task model and `compress_teacher` is on): a student that it beats on speed and quality is no success.
@@ -38,6 +41,7 @@ class Recipe(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     seed: int = Field(default=0, ge=0)
     data: DataSpec
+    backbones: tuple[BackboneSpec, ...] = ()
     teacher: TeacherSpec
     students: tuple[StudentSpec, ...] = ()
     compress: Steps = ()
@@ -45,6 +49,7 @@ class Recipe(BaseModel):
     compress_teacher: bool = True
     export: tuple[ExportSpec, ...] = ()
     measure: MeasureSpec = MeasureSpec()
+    extend: ExtendSpec = ExtendSpec()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -54,20 +59,33 @@ class Recipe(BaseModel):
                 raise ValueError(f"two students are named '{name}'; give each a name of its own")
         if TEACHER in names:
             raise ValueError("a student cannot be named 'teacher'; its compressed form is a row already")
-        kinds = [target.kind for target in self.export]
-        for kind in kinds:
-            if kinds.count(kind) > 1:
-                raise ValueError(f"export names '{kind}' twice; `bf16: true` adds its row to the one export")
+        labels = [export_label(target) for target in self.export]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"export names '{label}' twice; `bf16: true` adds its row to the one export")
         for steps in (self.compress, *self.compress_by_name.values()):
-            if any(step.kind == "int8_qat" for step in steps[:-1]):
-                raise ValueError(
-                    "int8_qat must be the last step: what is quantized can no longer be cut or trained"
-                )
+            for step in steps[:-1]:
+                if quantizes(step):
+                    reason = "what is quantized can no longer be cut, trained or quantized again"
+                    raise ValueError(f"{step.kind} must be the last step: {reason}")
         for name in self.compress_by_name:
             if name not in (*names, TEACHER):
                 raise ValueError(f"compress_by_name: there is no student '{name}'; there are {names}")
+        self._check_backbone_names()
         self._check_gate_names()
+        self._check_teacher_names()
         return self
+
+    def _check_backbone_names(self) -> None:
+        """One backbone may stand on another, but on one that is made before it."""
+        names = [backbone.name for backbone in self.backbones]
+        for place, backbone in enumerate(self.backbones):
+            if backbone.name in names[:place] or backbone.name == USE_MULTILINGUAL:
+                raise ValueError(f"backbones: the name '{backbone.name}' is taken; give another")
+            started = (backbone.init.name,) if backbone.init.kind == "backbone" else ()
+            for name in (backbone.teacher, *started):
+                if name in names[place:]:
+                    raise ValueError(f"backbones: '{backbone.name}' needs '{name}', which must come before it")
 
     def _check_gate_names(self) -> None:
         """A misspelt gate must not be found only after everything is trained."""
@@ -83,10 +101,32 @@ class Recipe(BaseModel):
             if self.data.languages is not None and language not in self.data.languages:
                 raise ValueError(f"measure.gates: '{language}' is not among data.languages")
 
+    def _check_teacher_names(self) -> None:
+        """Nor a misspelt task or language of a teacher."""
+        tasks, languages = [task.name for task in self.data.tasks], self.data.languages
+        for spec in members_of(self.teacher):
+            named = spec.tasks or () if isinstance(spec, TrainedTeacher) else (spec.task,) if spec.task else ()
+            for name in named:
+                if name not in tasks:
+                    raise ValueError(f"teacher: there is no task '{name}'; tasks are {', '.join(tasks)}")
+            for language in spec.languages or ():
+                if languages is not None and language not in languages:
+                    raise ValueError(f"teacher: '{language}' is not among data.languages")
+            unnamed = not (spec.languages or languages)
+            if isinstance(spec, TrainedTeacher) and spec.mode.kind == "per_language" and unnamed:
+                raise ValueError("a teacher a language needs to know them: name teacher.languages")
+
     @property
     def folds_teacher(self) -> bool:
-        """Whether the teacher itself is compressed as well."""
-        return self.compress_teacher and self.teacher.mode.kind == "multi_task"
+        """Whether the teacher itself is compressed as well; a given one may turn out to be none that can be."""
+        match self.teacher:
+            case TrainedTeacher():
+                one = self.teacher.mode.kind == "multi_task" and self.teacher.tasks is None
+            case GivenTeacher():
+                one = self.teacher.task is None
+            case _:
+                return False
+        return self.compress_teacher and one and self.teacher.languages is None
 
     def steps(self, name: str) -> Steps:
         """The compression steps of a student or of the teacher itself."""
@@ -166,7 +206,8 @@ def _explained(error: ValidationError, path: Path) -> InputError:
     """The first problem in the user's terms; for a misspelt key, the nearest one that exists."""
     problems = error.errors()
     first = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
-    key = ".".join(str(part) for part in first["loc"])
+    # `trained` is the tag of a teacher's block that needs none: nobody wrote it.
+    key = ".".join(str(part) for part in first["loc"] if part != "trained")
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(first["loc"][-1]), _known_keys(), n=1)
         hint = f"did you mean '{near[0]}'?" if near else "remove it; docs/RECIPES.md lists the keys"

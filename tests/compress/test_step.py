@@ -2,11 +2,16 @@
 
 import numpy as np
 import pytest
+from nncf.torch.quantization.layers import AsymmetricQuantizer, SQMultiply
 
 from polyfold.artifact import Artifact, Stage, read_config
 from polyfold.compress.bench import Bench
+from polyfold.compress.calibration import Calibration
 from polyfold.compress.int8_qat import Int8Qat
+from polyfold.compress.smooth_quant import SmoothQuant
 from polyfold.compress.step import compress, model_precision
+from polyfold.export import OnnxRuntimeExport, export
+from polyfold.losses.labels import LabelLoss
 from polyfold.model.classifier import load_model
 from polyfold.model.quantized import HOOKS, QUANTIZERS_FILE
 from polyfold.model.trimming import TrimVocabulary
@@ -15,7 +20,7 @@ from polyfold.text import open_tokenizer
 from polyfold.train.evaluate import calibrate, predict_logits
 from polyfold.train.fit import FitSpec
 
-CALIBRATED = Int8Qat(calibration_documents=16, fit=FitSpec(epochs=0))
+CALIBRATED = Int8Qat(calibration=Calibration(documents=16), fit=FitSpec(epochs=0))
 
 
 def finished(folder):
@@ -103,7 +108,7 @@ def test_the_seed_decides_the_calibration(torch_toys, toy_data, tmp_path):
 def test_quantization_aware_training_says_its_dev_score_and_moves_the_weights(
     source, quantized, toy_data, tmp_path
 ):
-    spec = Int8Qat(calibration_documents=16, fit=FitSpec(epochs=1, learning_rate=1e-3))
+    spec = Int8Qat(calibration=Calibration(documents=16), fit=FitSpec(epochs=1, learning_rate=1e-3))
     # Without a teacher the distillation loss is left out.
     told, trained = apply(spec, source, toy_data, tmp_path / "step-1")
     assert 0 < told["dev_macro_f1"] <= 1
@@ -112,6 +117,26 @@ def test_quantization_aware_training_says_its_dev_score_and_moves_the_weights(
     moved = {name for name in before if not before[name].equal(after[name])}
     assert any(HOOKS in name for name in moved)
     assert any(name.startswith("heads.") for name in moved)
+
+
+def test_training_with_tensorrts_quantizers_and_smoothing_keeps_both(source, toy_data, tmp_path):
+    spec = Int8Qat(
+        layout="tensorrt",
+        smooth_quant=SmoothQuant(),
+        calibration=Calibration(documents=16, method="percentile"),
+        losses=(LabelLoss(),),
+        fit=FitSpec(epochs=1, learning_rate=1e-3),
+    )
+    _, trained = apply(spec, source, toy_data, tmp_path / "step-2")
+    model = load_model(trained.path)
+    parts = list(model.classifier.modules())
+    assert not [part for part in parts if isinstance(part, AsymmetricQuantizer)]
+    smoothed = [part for part in parts if isinstance(part, SQMultiply)]
+    assert len(smoothed) == (8 if model.backbone.family == "bert" else 0)
+    export(OnnxRuntimeExport(), model, trained.path, tmp_path / "onnx")
+    expected = Predictor.open(trained.path).logits(toy_data.test.texts)
+    for name, values in Predictor.open(tmp_path / "onnx").logits(toy_data.test.texts).items():
+        assert np.median(np.abs(values - expected[name])) < 1e-4
 
 
 def test_the_bench_encodes_with_the_given_models_tokenizer(source, toy_data):

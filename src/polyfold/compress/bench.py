@@ -12,14 +12,15 @@ from polyfold.data.dataset import Dataset, Documents
 from polyfold.model.classifier import Model
 from polyfold.text import open_tokenizer
 from polyfold.train.evaluate import dev_scores
-from polyfold.train.teachers import Teacher
+from polyfold.train.teachers import Teach
 
 
 @dataclass(frozen=True)
 class Bench:
     """The work bench of a step: `source` is the folder of the model it was given, `folder` that of its result.
 
-    `teach(documents)` opens the teacher on those documents; None where the recipe has no teacher.
+    `teach(documents, wanted)` opens the teacher on those documents, and for losses that look inside it
+    (`wanted_of`) shows that too; None where there is no teacher. Relative paths in a step's spec start at `base`.
     """
 
     data: Dataset
@@ -27,7 +28,8 @@ class Bench:
     folder: Path
     seed: int
     label: str
-    teach: Callable[[Documents], Teacher] | None
+    teach: Teach | None
+    base: Path = Path()
 
     def encode(self, model: Model, documents: Documents) -> EncodedDocuments:
         """Documents as token ids of the given model's tokenizer."""
