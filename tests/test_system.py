@@ -79,3 +79,9 @@ def test_a_seed_decides_pythons_and_numpys_numbers():
         drawn.append((random.random(), float(np.random.random())))
     assert drawn[0] == drawn[1]
     assert drawn[0][0] != drawn[2][0]
+
+
+def test_importing_the_training_stack_says_nothing_once_it_was_told_to_be_quiet():
+    code = "from polyfold.system import quiet_imports; quiet_imports(); import polyfold.recipe"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

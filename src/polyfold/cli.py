@@ -10,7 +10,7 @@ import typer
 from polyfold import __version__
 from polyfold.console import note, stderr
 from polyfold.errors import InputError, MissingExtra
-from polyfold.system import telemetry_off
+from polyfold.system import quiet_imports, telemetry_off
 
 # Which extra brings a package that the serving core does without.
 EXTRAS = {
@@ -337,6 +337,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def main() -> None:
     """Run the command line; a user's mistake ends with its message and exit code 2, never a traceback."""
     telemetry_off()
+    quiet_imports()
     try:
         app()
     except InputError as error:

@@ -1,5 +1,6 @@
 """The machine and the process: hardware and versions, seeds, memory, telemetry off."""
 
+import logging
 import os
 import platform
 import random
@@ -51,6 +52,16 @@ def telemetry_off() -> None:
     # the sender where that cannot be imported, and None is how Python's import system says so.
     if "openvino_telemetry" not in sys.modules:
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+
+
+def quiet_imports() -> None:
+    """Keep libraries from talking while they are imported.
+
+    transformers imports torchao where that is installed (NNCF needs it), which warns of each kernel file that this
+    Python cannot load, and torch of what it does to torchao's types. Nothing here uses either.
+    """
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def cores() -> int:
