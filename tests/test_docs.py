@@ -154,8 +154,8 @@ def test_every_other_example_of_the_reference_fits_into_a_recipe(tmp_path):
 
 
 def test_every_recipe_of_the_repository_loads():
-    recipes = sorted((ROOT / "recipes").glob("*.yaml"))
-    assert {path.stem for path in recipes} >= {"demo", "feedback", "paper", "smoke"}
+    recipes = sorted((ROOT / "recipes").rglob("*.yaml"))
+    assert {path.stem for path in recipes} >= {"demo", "feedback", "paper", "smoke", "losses", "tinybert"}
     for path in recipes:
         assert load_recipe(path).name == path.stem
 
@@ -179,7 +179,7 @@ def shown_commands() -> list[str]:
 
 def test_the_readme_shows_every_command():
     shown = {find_command(shlex.split(line))[0].name for line in shown_commands()}
-    assert shown == {"run", "check", "report", "clean", "predict"}
+    assert shown == {"run", "check", "report", "clean", "predict", "compare", "ablate", "extend"}
 
 
 @pytest.mark.parametrize("line", shown_commands())

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from torch import nn
 
@@ -39,9 +38,3 @@ class Bench:
     def evaluate(self, model: Model) -> Callable[[nn.Module], Mapping[str, float]]:
         """Macro-F1 on dev by task, for `fit`'s early stopping."""
         return dev_scores(model.tasks, self.encode(model, self.data.dev), self.label)
-
-
-class Step(Protocol):
-    """One compression step: a model in, a smaller model out; files of its own go to `bench.folder`."""
-
-    def __call__(self, model: Model, bench: Bench) -> Model: ...

@@ -11,7 +11,7 @@ from polyfold.measure.tables import compared, speed_title, tasks_of
 from polyfold.measure.verdicts import best_int8, headline_speed_key, lineage
 
 # Readable on white and on near-black alike, and apart for the usual forms of colour blindness.
-PALETTE = ("#3b7dd8", "#e0802b", "#2f9e6e", "#b565c4", "#d64a5b")
+PALETTE = ("#3b7dd8", "#e0802b", "#2f9e6e", "#b565c4", "#d64a5b", "#8c6d4f", "#2aa5b8", "#8a8f98")
 FAMILY_COLOR = {"teacher": PALETTE[0], "student": PALETTE[1], None: "#8a8f98"}
 RUNTIME_SYMBOL = {"torch": "circle", "onnxruntime": "square", "openvino": "diamond", "tensorrt": "hexagon"}
 
