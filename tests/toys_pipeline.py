@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,17 +88,26 @@ def write_toy_data(path, rows=None):
 
 
 def write_wordpiece(folder):
-    """A WordPiece tokenizer of the toy sentences in `tokenizer.json`; returns its size."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    """A WordPiece tokenizer of the toy sentences in `tokenizer.json`, the same in every process; returns its size.
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    Every character, then the most frequent beginnings and endings of words: the library's own trainer breaks ties
+    at random.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    texts = [word for language in SENTENCES.values() for word in language.values()]
+    texts += [row["text"] for row in toy_rows()] + ["completely different words that no customer wrote"] * 5
+    words = " ".join(texts).split()
+    characters = sorted(set("".join(words)))
+    counts = Counter(word[:end] for word in words for end in range(2, len(word) + 1))
+    counts.update(f"##{word[start:]}" for word in words for start in range(1, len(word) - 1))
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{one}" for one in characters)]
+    pieces += sorted(counts, key=lambda piece: (-counts[piece], piece))[: 300 - len(pieces)]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False)
-    words = [word for language in SENTENCES.values() for word in language.values()]
-    words += [row["text"] for row in toy_rows()] + ["completely different words that no customer wrote"] * 5
-    tokenizer.train_from_iterator(words, trainer)
+    tokenizer.add_special_tokens(pieces[:5])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )

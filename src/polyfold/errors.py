@@ -1,5 +1,7 @@
 """The one exception for a user's mistake; the command line prints its message and exits with code 2."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -26,6 +28,17 @@ class InputError(ValueError):
         self.row = row
         self.key = key
         self.hint = hint
+
+
+@contextmanager
+def within(what: str) -> Iterator[None]:
+    """Puts before what is said of a mistake which part of the user's it was found in."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(
+            f"{what}: {error.problem}", file=error.file, row=error.row, key=error.key, hint=error.hint
+        ) from None
 
 
 class MissingExtra(InputError):

@@ -128,6 +128,7 @@ def check_family(family: str, what: str) -> None:
         return
     reasons = {
         "use-multilingual": "transformers has no class for convolutional encoders",
+        "stock": "its layers above the encoder are those of the stock classifier that it started from",
         "modernbert": "ModernBERT's stock head normalizes the sentence vector, which no linear head survives",
     }
     raise InputError(

@@ -11,12 +11,13 @@ from polyfold.export import STAGE_VERSION as EXPORT_VERSION
 from polyfold.export import ExportSpec, check_precision, export, export_label, stored_settings
 from polyfold.export_transformers import STAGE_VERSION as TRANSFORMERS_VERSION
 from polyfold.export_transformers import TransformersExport, check_family, export_transformers
-from polyfold.model import use_multilingual
+from polyfold.model import stock, use_multilingual
 from polyfold.model.classifier import load_model
 from polyfold.model.student import BackboneInit, ConvolutionalInit, StudentInit, TeacherInit, TransformerInit
 from polyfold.pretraining import BackbonePlan
 from polyfold.recipe import TEACHER, Recipe
 from polyfold.teaching import TeacherPlan
+from polyfold.train.given import finished_model
 from polyfold.train.teacher import TrainedTeacher
 from polyfold.workshop import Workshop, perform
 
@@ -76,8 +77,10 @@ def _family(init: StudentInit, teachers: TeacherPlan, backbones: BackbonePlan) -
 
 def _teachers_family(teachers: TeacherPlan, backbones: BackbonePlan) -> str:
     """The family of the model that students start from, and that is compressed itself."""
-    lead = teachers.lead or teachers.models[0]
-    return backbones.family(lead.spec.backbone if isinstance(lead.spec, TrainedTeacher) else lead.spec.name)
+    spec = (teachers.lead or teachers.models[0]).spec
+    if isinstance(spec, TrainedTeacher):
+        return backbones.family(spec.backbone)
+    return stock.FAMILY if finished_model(spec.name, backbones.base) is None else backbones.family(spec.name)
 
 
 def convert(stage: Stage, spec: ExportSpec, chain: Sequence[Artifact], shop: Workshop) -> Artifact:

@@ -1,66 +1,56 @@
 """Losses that look inside the teacher, held against the shapes of both models before anything is trained."""
 
-from collections.abc import Sequence
-
-import numpy as np
-
-from polyfold.errors import InputError
-from polyfold.losses.spec import wanted_of
-from polyfold.model.backbone import Backbone
+from polyfold.data.dataset import Dataset
+from polyfold.errors import InputError, within
+from polyfold.losses.spec import check_weights, wanted_of
+from polyfold.model.classifier import check_length
 from polyfold.model.internals import POOLED
-from polyfold.model.outline import outline, outline_small, with_layers
-from polyfold.model.student import BackboneInit, ConvolutionalInit, TransformerInit
 from polyfold.pretraining import BackbonePlan
 from polyfold.recipe import Recipe
-from polyfold.teaching import TeacherPlan, model_lengths
-from polyfold.train.distill import StudentSpec
-from polyfold.train.sides import check_losses
-from polyfold.train.teacher import GivenTeacher, TrainedTeacher
+from polyfold.teaching import TeacherPlan, cut_alike, student_outline, teacher_outline
+from polyfold.train.backbones import texts_of
+from polyfold.train.distill import training_documents
+from polyfold.train.objectives import check_class_weights
+from polyfold.train.sides import check_losses, check_taskless
+from polyfold.train.teacher import TrainedTeacher, members_of
 
-TEXTS = 200
-"""Texts on which two tokenizers are compared beforehand; the student stage compares them on all."""
+
+def check_backbones(recipe: Recipe, backbones: BackbonePlan, data: Dataset) -> None:
+    """InputError for a backbone that is to have layers, texts or losses that it cannot."""
+    for spec in recipe.backbones:
+        with within(f"backbone '{spec.name}'"):
+            check_taskless(spec.losses)
+            teacher = TrainedTeacher(backbone=spec.teacher)
+            texts = texts_of(spec, data).texts
+            own, other = backbones.outline(spec.init), teacher_outline(teacher, backbones)
+            for one in (own, other):
+                check_length(one, data.max_length)
+            same = not wanted_of(spec.losses) - {POOLED} or cut_alike(spec.init, teacher, backbones, texts)
+            check_losses(spec.losses, own, other, same)
 
 
-def check_students(recipe: Recipe, teachers: TeacherPlan, backbones: BackbonePlan, texts: Sequence[str]) -> None:
-    """InputError for a student whose losses do not suit it or its teacher; `texts` are some of the data."""
-    lead = teachers.lead
+def check_students(recipe: Recipe, teachers: TeacherPlan, backbones: BackbonePlan, data: Dataset) -> None:
+    """InputError for a teacher or a student whose start does not suit the data, or whose losses do not suit it."""
+    for member in members_of(recipe.teacher):
+        if isinstance(member, TrainedTeacher):
+            with within("teacher"):
+                check_length(teacher_outline(member, backbones), data.max_length)
     for student in recipe.students:
-        wanted = wanted_of(student.losses)
-        if not wanted or lead is None:
-            continue
-        teacher = _shape_of_teacher(lead.spec, backbones)
-        own = teacher if student.init.kind == "teacher" else _shape(student.init, backbones)
-        same = not wanted - {POOLED} or _same_tokenizer(student, lead.spec, backbones, texts[:TEXTS])
-        try:
-            check_losses(student.losses, own, teacher, same)
-        except InputError as error:
-            raise InputError(
-                f"student '{student.name}': {error.problem}", key=error.key, hint=error.hint
-            ) from None
-
-
-def _shape_of_teacher(spec: TrainedTeacher | GivenTeacher, backbones: BackbonePlan) -> Backbone:
-    if isinstance(spec, GivenTeacher):
-        return outline(spec.name, backbones.base)
-    return _shape(BackboneInit(name=spec.backbone), backbones)
-
-
-def _shape(init: BackboneInit | TransformerInit | ConvolutionalInit, backbones: BackbonePlan) -> Backbone:
-    """The shape of an encoder that is there, is made by this recipe, or is built small."""
-    if not isinstance(init, BackboneInit):
-        return outline_small(init)
-    made = backbones.specs.get(init.name)
-    whole = outline(init.name, backbones.base) if made is None else _shape(made.init, backbones)
-    return whole if init.layers is None else with_layers(whole, init.layers)
-
-
-def _same_tokenizer(
-    student: StudentSpec, teacher: TrainedTeacher | GivenTeacher, backbones: BackbonePlan, texts: Sequence[str]
-) -> bool:
-    """Whether both cut some texts into as many pieces; what cannot be known yet is taken for granted."""
-    trimmed = isinstance(teacher, TrainedTeacher) and teacher.trim is not None
-    if not isinstance(student.init, BackboneInit) or trimmed:
-        return True
-    started = GivenTeacher(name=backbones.origin(student.init.name))
-    own, other = (model_lengths(one, {"": texts}, backbones)[""] for one in (started, teacher))
-    return np.array_equal(own, other)
+        with within(f"student '{student.name}'"):
+            own = student_outline(student.init, teachers, backbones)
+            if student.init.kind == "backbone":
+                check_length(own, data.max_length)
+            check_weights(student.losses)
+            check_class_weights(student.losses, data.tasks)
+            if student.unlabelled and not len(data.unlabelled):
+                raise InputError(
+                    "there are no unlabelled texts to learn from",
+                    key="unlabelled",
+                    hint="name a file of texts under data.unlabelled, or leave it out",
+                )
+            training_documents(student.losses, data, data.tasks, student.unlabelled)
+            wanted = wanted_of(student.losses)
+            if wanted and teachers.lead is not None:
+                lead = teachers.lead.spec
+                same = not wanted - {POOLED} or cut_alike(student.init, lead, backbones, data.train.texts)
+                check_losses(student.losses, own, teacher_outline(lead, backbones), same)

@@ -19,7 +19,7 @@ from polyfold.data.prepare import data_stage, load_dataset, prepare, training_ke
 from polyfold.export import ExportSpec
 from polyfold.export_transformers import TransformersExport
 from polyfold.exporting import check_exports, convert, plan_exports
-from polyfold.imitating import check_students
+from polyfold.imitating import check_backbones, check_students
 from polyfold.measure import measure as measuring
 from polyfold.measure.card import CARD, CardFacts, model_card
 from polyfold.measure.measure import Candidate, measure
@@ -85,11 +85,7 @@ def run(recipe: Recipe, base: Path, root: Path) -> Report:
     """Do all of it under `root`, reusing what is finished."""
     chart = plan(recipe, base)
     shop = Workshop(recipe, base, root, load_dataset(prepare(recipe.data, base, root, recipe.seed)))
-    check_teachers(chart.teachers, recipe, shop.data)
-    check_students(recipe, chart.teachers, chart.backbones, shop.data.train.texts)
-    check_exports(recipe, chart.teachers, chart.backbones)
-    check_steps(recipe, chart.teachers, chart.backbones)
-    check_languages(recipe, shop.data, base)
+    check(chart, shop)
     shop = replace(shop, backbones=build_backbones(chart.backbones, shop))
     teachers = build_teachers(chart.teachers, shop)
     built = []
@@ -102,6 +98,17 @@ def run(recipe: Recipe, base: Path, root: Path) -> Report:
         exports = [convert(stage, spec, chain, shop) for spec, stage in line.exports]
         built.append(Built(line, tuple(chain), tuple(exports)))
     return conclude(chart.measure, teachers, built, shop)
+
+
+def check(chart: Plan, shop: Workshop) -> None:
+    """InputError for what cannot work, before anything is trained."""
+    recipe, teachers, backbones, data = shop.recipe, chart.teachers, chart.backbones, shop.data
+    check_backbones(recipe, backbones, data)
+    check_teachers(teachers, recipe, data, shop.base)
+    check_students(recipe, teachers, backbones, data)
+    check_exports(recipe, teachers, backbones)
+    check_steps(recipe, teachers, backbones, data)
+    check_languages(recipe, data, shop.base)
 
 
 def plan(recipe: Recipe, base: Path) -> Plan:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from polyfold.artifact import Stage
-from polyfold.model.backbone import backbone_files, family_of
-from polyfold.model.student import BackboneInit, ConvolutionalInit
+from polyfold.model.backbone import Backbone, backbone_files, family_of
+from polyfold.model.outline import outline, outline_small, with_layers
+from polyfold.model.source import check_trainable
+from polyfold.model.student import BackboneInit, ConvolutionalInit, TransformerInit
 from polyfold.model.use_multilingual import FAMILY
 from polyfold.recipe import Recipe
 from polyfold.train import backbones as distilling
@@ -37,6 +39,16 @@ class BackbonePlan:
         if spec is None:
             return name
         return self.origin(spec.init.name if isinstance(spec.init, BackboneInit) else spec.teacher)
+
+    def outline(self, init: BackboneInit | TransformerInit | ConvolutionalInit) -> Backbone:
+        """The shape of an encoder that is there, is made by this recipe, or is built small."""
+        if not isinstance(init, BackboneInit):
+            return outline_small(init)
+        made = self.specs.get(init.name)
+        if made is None:
+            check_trainable(init.name, self.base)
+        whole = outline(init.name, self.base) if made is None else self.outline(made.init)
+        return whole if init.layers is None else with_layers(whole, init.layers)
 
     def family(self, name: str) -> str:
         """The family of a backbone, before it is made."""

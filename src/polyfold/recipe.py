@@ -10,10 +10,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from polyfold.artifact import digest_json
+from polyfold.compress.int8_qat import Int8Qat
+from polyfold.compress.prune_spec import Prune
 from polyfold.compress.step import StepSpec, quantizes
 from polyfold.data.spec import DataSpec
 from polyfold.errors import InputError
 from polyfold.export import ExportSpec, export_label
+from polyfold.losses.labels import LabelLoss
 from polyfold.measure.measure import MeasureSpec
 from polyfold.train.backbones import BackboneSpec
 from polyfold.train.distill import StudentSpec
@@ -29,7 +32,7 @@ TRUTH = "tag:yaml.org,2002:bool"
 
 
 class Recipe(BaseModel):
-    """Data, backbones, teacher, students, the steps that compress them, where they are exported to, what is measured.
+    """Data, backbones, teacher, students, the steps that compress them, their exports, what is measured.
 
     The teacher itself is compressed by the same steps and measured beside its students (where it is one
     multi-task model and `compress_teacher` is on): a student that it beats on speed and quality is no success.
@@ -74,6 +77,7 @@ class Recipe(BaseModel):
         self._check_backbone_names()
         self._check_gate_names()
         self._check_teacher_names()
+        self._check_class_weights()
         return self
 
     def _check_backbone_names(self) -> None:
@@ -115,6 +119,19 @@ class Recipe(BaseModel):
             unnamed = not (spec.languages or languages)
             if isinstance(spec, TrainedTeacher) and spec.mode.kind == "per_language" and unnamed:
                 raise ValueError("a teacher a language needs to know them: name teacher.languages")
+
+    def _check_class_weights(self) -> None:
+        """Weights of a task that is not there would count for nothing, unnoticed."""
+        steps = (step for some in (self.compress, *self.compress_by_name.values()) for step in some)
+        losses = [loss for student in self.students for loss in student.losses]
+        losses += [one.loss for one in members_of(self.teacher) if isinstance(one, TrainedTeacher)]
+        losses += [loss for step in steps if isinstance(step, Prune | Int8Qat) for loss in step.losses]
+        tasks = [task.name for task in self.data.tasks]
+        for loss in losses:
+            given = loss.class_weights if isinstance(loss, LabelLoss) else None
+            for name in given if isinstance(given, dict) else ():
+                if name not in tasks:
+                    raise ValueError(f"class_weights: there is no task '{name}'; tasks are {', '.join(tasks)}")
 
     @property
     def folds_teacher(self) -> bool:
@@ -209,8 +226,11 @@ def _explained(error: ValidationError, path: Path) -> InputError:
     # `trained` is the tag of a teacher's block that needs none: nobody wrote it.
     key = ".".join(str(part) for part in first["loc"] if part != "trained")
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(first["loc"][-1]), _known_keys(), n=1)
-        hint = f"did you mean '{near[0]}'?" if near else "remove it; docs/RECIPES.md lists the keys"
+        own = str(first["loc"][-1])
+        near = difflib.get_close_matches(own, _known_keys(), n=1)
+        # A key of another block is its own nearest.
+        misspelt = near and near[0] != own
+        hint = f"did you mean '{near[0]}'?" if misspelt else "remove it; docs/RECIPES.md lists each block's keys"
         return InputError("unknown key", file=path, key=key, hint=hint)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return InputError(f"{first['msg']}{more}", file=path, key=key or None, hint="docs/RECIPES.md lists the keys")

@@ -16,18 +16,22 @@ from polyfold.artifact import Artifact, Stage, write_atomically
 from polyfold.console import note
 from polyfold.data.dataset import Dataset
 from polyfold.errors import InputError
-from polyfold.losses.spec import wanted_of
-from polyfold.model.backbone import NO_LIMIT
+from polyfold.losses.spec import LossSpec, needs_teacher, wanted_of
+from polyfold.model.backbone import NO_LIMIT, Backbone
 from polyfold.model.backbone import token_lengths as backbone_lengths
+from polyfold.model.outline import outline
+from polyfold.model.student import BackboneInit, StudentInit, TeacherInit
 from polyfold.pretraining import BackbonePlan, plan_backbones
 from polyfold.recipe import TEACHER, Recipe
+from polyfold.tasks import Task
 from polyfold.text import open_tokenizer
 from polyfold.train import given as giving
 from polyfold.train import teacher as training
-from polyfold.train.answers import LANGUAGES, TeacherSet
+from polyfold.train.answers import LANGUAGES, TeacherSet, the_lead
 from polyfold.train.asking import TeachFrom, dev_weights
 from polyfold.train.distill import StudentSpec
-from polyfold.train.given import finished_model, given_files, given_scope, import_teacher
+from polyfold.train.given import check_given, finished_model, given_files, given_scope, import_teacher
+from polyfold.train.objectives import check_class_weights
 from polyfold.train.teacher import (
     GivenTeacher,
     MeanTeacher,
@@ -40,6 +44,9 @@ from polyfold.workshop import Workshop, perform
 
 MEAN_VERSION = 1
 WEIGHTS = "weights.json"
+
+COMPARED = 200
+"""Texts on which two tokenizers are compared beforehand; the student stage compares them on all."""
 
 
 @dataclass(frozen=True)
@@ -110,17 +117,18 @@ def plan_teachers(recipe: Recipe, base: Path, seen: str, backbones: BackbonePlan
     return TeacherPlan(members, mean)
 
 
-def check_teachers(plan: TeacherPlan, recipe: Recipe, data: Dataset) -> None:
+def check_teachers(plan: TeacherPlan, recipe: Recipe, data: Dataset, base: Path) -> None:
     """InputError for what cannot work, before anything is trained."""
     for model in plan.models:
         if isinstance(model.spec, TrainedTeacher):
             _check_documents(model, data)
-    tasks = [task.name for task in data.tasks]
-    known = [name for name in tasks if any(name in model.scope.tasks for model in plan.models)]
+            check_class_weights((model.spec.loss,), data.tasks)
+        else:
+            check_given(model.spec, model.scope, data, base)
     for student in recipe.students:
-        missing = [name for name in tasks if name not in known]
-        if student.needs_teacher and missing:
-            _check_tasks(student, missing, known)
+        missing = check_tasks(student.losses, plan, data.tasks, f"student '{student.name}'")
+        if missing:
+            note(f"{student.name}: no teacher knows {', '.join(missing)}; learned from labels alone")
         _check_lead(student, plan)
 
 
@@ -155,6 +163,32 @@ def model_lengths(
         return backbone_lengths(name, texts, backbones.base)
     tokenizer = open_tokenizer(found.folder, found.config.tokenizer)
     return {split: tokenizer.encode(list(some), NO_LIMIT).lengths for split, some in texts.items()}
+
+
+def teacher_outline(spec: TrainedTeacher | GivenTeacher, backbones: BackbonePlan) -> Backbone:
+    """The shape of a teacher's model, before it is made."""
+    if isinstance(spec, GivenTeacher):
+        return outline(spec.name, backbones.base)
+    return backbones.outline(BackboneInit(name=spec.backbone))
+
+
+def student_outline(init: StudentInit, teachers: TeacherPlan, backbones: BackbonePlan) -> Backbone:
+    """The shape of what a student starts from, before it is made."""
+    if isinstance(init, TeacherInit):
+        return teacher_outline((teachers.lead or teachers.models[0]).spec, backbones)
+    return backbones.outline(init)
+
+
+def cut_alike(
+    init: StudentInit, teacher: TrainedTeacher | GivenTeacher, backbones: BackbonePlan, texts: Sequence[str]
+) -> bool:
+    """Whether both cut some texts into as many pieces; what cannot be known yet is taken for granted."""
+    trimmed = isinstance(teacher, TrainedTeacher) and teacher.trim is not None
+    if not isinstance(init, BackboneInit) or trimmed:
+        return True
+    started = GivenTeacher(name=backbones.origin(init.name))
+    own, other = (model_lengths(one, {"": texts[:COMPARED]}, backbones)[""] for one in (started, teacher))
+    return np.array_equal(own, other)
 
 
 def _models(
@@ -252,40 +286,48 @@ def _check_documents(model: ModelPlan, data: Dataset) -> None:
             )
 
 
-def _check_tasks(student: StudentSpec, missing: Sequence[str], known: Sequence[str]) -> None:
-    """Tasks that no teacher knows are learned from labels alone, if there is such a loss."""
-    if any(loss.kind == "labels" and loss.weight for loss in student.losses):
-        note(f"{student.name}: no teacher knows {', '.join(missing)}; learned from labels alone")
-        return
+def check_tasks(losses: Sequence[LossSpec], plan: TeacherPlan, tasks: Sequence[Task], who: str) -> list[str]:
+    """The tasks that no teacher knows, if one is asked: they are learned from labels alone.
+
+    InputError where there is no loss on labels either.
+    """
+    known = [task.name for task in tasks if any(task.name in model.scope.tasks for model in plan.models)]
+    missing = [task.name for task in tasks if task.name not in known] if needs_teacher(losses) else []
+    if not missing or any(loss.kind == "labels" and loss.weight for loss in losses):
+        return missing
     raise InputError(
-        f"student '{student.name}' would never learn {', '.join(missing)}: no teacher knows it, and there is no "
-        "loss on labels",
-        key="students.losses",
+        f"{who} would never learn {', '.join(missing)}: no teacher knows it, and there is no loss on labels",
+        key="losses",
         hint=f"the teacher knows {', '.join(known)}; add {{kind: labels}}, or a teacher of the others",
     )
 
 
 def _check_lead(student: StudentSpec, plan: TeacherPlan) -> None:
     """Starting from a teacher, looking inside one and asking online need a torch model, the former two a lead."""
+    who, starts = f"student '{student.name}'", student.init.kind == "teacher"
     wanted = wanted_of(student.losses)
-    reasons = ["start from its teacher"] if student.init.kind == "teacher" else []
-    reasons += ["look inside its teacher"] if wanted else []
-    for reason in reasons:
-        if plan.lead is None:
-            raise InputError(
-                f"student '{student.name}' can {reason} only where that is one model for all tasks and languages",
-                key="students",
-                hint="use teacher.mode: {kind: multi_task}, or a mean with such a member",
-            )
+    for asked, reason in ((starts, "start from its teacher"), (wanted, "look inside its teacher")):
+        if asked:
+            the_lead(plan.lead, f"{who} can {reason}", "students")
+    if starts and plan.lead is not None and plan.lead.torch and not plan.lead.float32:
+        raise InputError(
+            f"{who} cannot start from a quantized model",
+            key="teacher.name",
+            hint="give the torch model in floating point that it was made from",
+        )
     online = student.teacher == "online" and student.needs_teacher
     # A small student inherits the tokenizer and the embeddings of the lead, or of the first model there is.
     inherits = student.init.kind in ("transformer", "convolutional")
     source = plan.lead or plan.members[0][0]
-    asked = plan.models if online else (source,) if reasons or inherits else ()
-    for model in asked:
-        if not model.torch:
-            raise InputError(
-                f"student '{student.name}' needs a torch model, and {model.stage.name} is an export",
-                key="teacher.name",
-                hint="give the torch model it was made from, or use `teacher: cached` with logit losses alone",
-            )
+    for model in plan.models if online else (source,) if starts or wanted or inherits else ():
+        check_torch(model, who)
+
+
+def check_torch(model: ModelPlan, who: str) -> None:
+    """InputError where a model that must run in torch is an export."""
+    if not model.torch:
+        raise InputError(
+            f"{who} needs a torch model, and {model.stage.name} is an export",
+            key="teacher.name",
+            hint="give the torch model it was made from, or use `teacher: cached` with logit losses alone",
+        )

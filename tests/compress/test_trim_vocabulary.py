@@ -19,7 +19,7 @@ from polyfold.model.trimming import TrimVocabulary, trim
 from polyfold.pipeline import plan, run
 from polyfold.recipe import load_recipe
 from polyfold.text import open_tokenizer
-from toys_pipeline import toy_recipe, write_toy_data
+from toys_pipeline import toy_recipe, write_toy_data, write_toy_project
 from toys_torch import MAX_LENGTH, TASKS, toy_dataset, toy_model, write_hub_folder
 
 DATA = toy_dataset()
@@ -135,7 +135,7 @@ def test_a_language_without_texts_is_named_with_those_that_have_some(bench):
 
 
 def test_a_language_without_texts_is_found_before_anything_is_trained(tmp_path):
-    write_toy_data(tmp_path / "toy.csv")
+    write_toy_project(tmp_path)
     recipe = toy_recipe()
     recipe["compress"] = [{"kind": "trim_vocabulary", "languages": ["fr"]}]
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf8")

@@ -326,3 +326,9 @@ def test_what_is_no_model_of_ours_is_taken_for_a_stock_one(artifacts, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}), encoding="utf8")
     assert finished_model(str(tmp_path), tmp_path) is None
     assert finished_model("some/hub-id", tmp_path) is None
+
+
+def test_a_path_to_nothing_is_no_hub_id(tmp_path):
+    for name in ("../nowhere", "./nowhere", "/nowhere"):
+        with pytest.raises(InputError, match="there is no such folder"):
+            given_scope(GivenTeacher(kind="given", name=name), tmp_path, NAMES)

@@ -25,11 +25,11 @@ from polyfold.data.batches import EncodedDocuments, sampling_weights
 from polyfold.errors import InputError
 from polyfold.losses.spec import needs_teacher, wanted_of
 from polyfold.model.backbone import Backbone, token_embedding
-from polyfold.model.classifier import Model, load_model, save_model
+from polyfold.model.classifier import Classifier, Model, load_model, save_model
 from polyfold.model.magnitudes import magnitudes
 from polyfold.model.quantized import HOOKS
 from polyfold.model.structure import cost, cut, groups
-from polyfold.model.units import Group, Keep
+from polyfold.model.units import Group, Keep, Key
 from polyfold.train.fit import FitContext, fit
 from polyfold.train.objectives import TaskObjective
 from polyfold.train.teachers import GuidedTeacher, sides_of
@@ -64,8 +64,10 @@ def check_prunable(spec: Prune, model: Model) -> None:
         raise InputError(
             "a quantized model cannot be pruned", key="compress", hint="put `prune` before the quantization"
         )
-    check_shape(spec, model.backbone)
-    if spec.layers is None:
+    check_targets(spec, model.backbone)
+    if spec.layers is not None:
+        spec.layers.numbers(_layers(groups(model.backbone, spec.seq)).units)
+    else:
         _check_budget(spec, model.backbone, _measured(spec, model.backbone))
 
 
@@ -81,17 +83,46 @@ def check_targets(spec: Prune, backbone: Backbone) -> None:
             )
 
 
-def check_shape(spec: Prune, backbone: Backbone) -> None:
-    """InputError where an encoder of these sizes lacks a target or a layer, or cannot meet a budget of FLOPs.
+def check_shape(spec: Prune, backbone: Backbone, *, vocabulary: bool) -> None:
+    """InputError where an encoder of this outline lacks a target or a layer, or cannot meet its budget.
 
-    The vocabulary does not count, since it may be trimmed before; parameters do count it, so a budget of those is
-    checked only where the step begins.
+    A budget of parameters counts the token table, so it is passed over where the `vocabulary` may be another yet.
     """
     check_targets(spec, backbone)
-    if spec.layers is not None:
-        spec.layers.numbers(_layers(groups(backbone, spec.seq)).units)
-    elif spec.budget is not None and spec.budget.kind == "flops":
-        _check_budget(spec, backbone, _measured(spec, backbone))
+    left = _with_some_layers(spec, backbone)
+    if spec.budget is not None and (vocabulary or spec.budget.kind == "flops"):
+        _check_budget(spec, left, _measured(spec, backbone))
+
+
+def foreseen(spec: Prune, backbone: Backbone, *, fewest_heads: bool = False) -> Backbone:
+    """The outline of what a pruning leaves of an outline: units are chosen blindly, so their numbers alone count.
+
+    How many heads each layer keeps depends on their importance, unless `even` says it; `fewest_heads` leaves one
+    where that is so.
+    """
+    left = _with_some_layers(spec, backbone)
+    found = groups(left, spec.seq)
+    aims = _aims(spec, left, _measured(spec, backbone))
+    members = [group for group in found if any(group.target in aim.targets for aim in aims)]
+    keep = _chosen(spec, left, members, aims, {group.key: np.zeros(group.units) for group in members})
+    if fewest_heads and not spec.even:
+        keep |= {group.key: np.arange(1) for group in members if group.target == "heads"}
+    return _cut_outline(left, keep)
+
+
+def _with_some_layers(spec: Prune, backbone: Backbone) -> Backbone:
+    """An outline with as many layers as are to stay; those of one encoder are alike but for earlier pruning."""
+    if spec.layers is None:
+        return backbone
+    group = _layers(groups(backbone, spec.seq))
+    kept = spec.layers.numbers(group.units)
+    return _cut_outline(backbone, {group.key: np.arange(spec.layers.count or 0) if kept is None else kept})
+
+
+def _cut_outline(backbone: Backbone, keep: Keep) -> Backbone:
+    with torch.device("meta"):
+        outline = Model(Classifier(backbone.module, backbone.width, ()), (), backbone, backbone.max_length)
+        return cut(outline, keep).backbone if keep else backbone
 
 
 @dataclass(frozen=True)
@@ -130,6 +161,23 @@ def _measured(spec: Prune, backbone: Backbone) -> float:
     before = cost(backbone, spec.seq, {})
     in_parameters = spec.budget is not None and spec.budget.kind == "parameters"
     return float(before.parameters if in_parameters else before.flops)
+
+
+def _chosen(
+    spec: Prune, backbone: Backbone, members: Sequence[Group], aims: Sequence[_Aim], importance: Importance
+) -> dict[Key, np.ndarray]:
+    """The units that stay of the groups that lose some."""
+    gone = Cut(members)
+    for aim in aims:
+        inside = [group for group in members if group.target in aim.targets]
+        blocks = stacks(inside, importance, spec.multiple_of, spec.even)
+        if aim.budget is not None:
+            removed = by_budget(inside, blocks, aim.limit(spec, backbone))
+        else:
+            removed = by_share(blocks, sum(group.units for group in inside) - round(aim.share * aim.units))
+        for block in removed:
+            gone.remove(block)
+    return gone.keep()
 
 
 def _check_budget(spec: Prune, backbone: Backbone, whole: float) -> None:
@@ -210,18 +258,7 @@ class _Work:
         members = [group for group in found if any(group.target in aim.targets for aim in aims)]
 
         def choose() -> Keep:
-            importance = self._importance(model, members, number)
-            gone = Cut(members)
-            for aim in aims:
-                inside = [group for group in members if group.target in aim.targets]
-                blocks = stacks(inside, importance, self.spec.multiple_of, self.spec.even)
-                if aim.budget is not None:
-                    removed = by_budget(inside, blocks, aim.limit(self.spec, model.backbone))
-                else:
-                    removed = by_share(blocks, sum(group.units for group in inside) - round(aim.share * aim.units))
-                for block in removed:
-                    gone.remove(block)
-            return gone.keep()
+            return _chosen(self.spec, model.backbone, members, aims, self._importance(model, members, number))
 
         return self._cut(model, f"round-{number}", choose) if members else model
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from polyfold.errors import InputError
 from polyfold.losses.hidden import EmbeddingLoss, HiddenStatesLoss
 from polyfold.losses.labels import LabelLoss
 from polyfold.losses.logits import LogitLoss
@@ -34,6 +35,14 @@ def wanted_of(losses: Sequence[LossSpec]) -> frozenset[str]:
 def needs_teacher(losses: Sequence[LossSpec]) -> bool:
     """Whether some loss imitates a teacher."""
     return any(loss.kind == "logits" for loss in losses) or bool(wanted_of(losses))
+
+
+def check_weights(losses: Sequence[LossSpec]) -> None:
+    """InputError where no loss has any weight."""
+    if not any(loss.weight for loss in losses):
+        raise InputError(
+            "every loss has weight zero: there is nothing to learn", key="losses", hint="give one a weight above 0"
+        )
 
 
 def every_document(losses: Sequence[LossSpec]) -> bool:

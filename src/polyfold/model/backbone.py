@@ -89,12 +89,7 @@ def load_backbone(name: str, folder: Path, base: Path) -> Backbone:
         return use_backbone(module, spec)
     source = source_of(name, base)
     config = auto_config(source, name)
-    family = FAMILIES.get(base_family(config.model_type))
-    if family is None:
-        raise InputError(
-            f"backbone '{name}' is of family '{config.model_type}', which has no row in the table",
-            hint=f"choose one of the families {', '.join(sorted(FAMILIES))} or 'use-multilingual'",
-        )
+    family = known_family(config.model_type, name)
     from transformers import AutoModel
 
     options = {"add_pooling_layer": False} if family.pooler else {}
@@ -119,6 +114,17 @@ def load_backbone(name: str, folder: Path, base: Path) -> Backbone:
         max_length=int(config.max_position_embeddings) - family.position_offset,
         weights="random" if getattr(config, "polyfold_random_weights", False) else "trained",
     )
+
+
+def known_family(model_type: str, name: str) -> Family:
+    """What must be known of a family; InputError where nothing is. `name` is what the user called the backbone."""
+    family = FAMILIES.get(base_family(model_type))
+    if family is None:
+        raise InputError(
+            f"backbone '{name}' is of family '{model_type}', which has no row in the table",
+            hint=f"choose one of the families {', '.join(sorted(FAMILIES))} or 'use-multilingual'",
+        )
+    return family
 
 
 def backbone_files(name: str, base: Path) -> dict[str, str]:
@@ -156,15 +162,18 @@ def family_of(name: str, base: Path) -> str:
 def token_lengths(name: str, texts: Mapping[str, Sequence[str]], base: Path) -> dict[str, np.ndarray]:
     """Tokens of every text by split (int64 [n], specials included), by this backbone's tokenizer; no weights."""
     with TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        if name == use_multilingual.FAMILY:
-            spec = use_multilingual.copy_tokenizer(folder)
-        else:
-            source = source_of(name, base)
-            copy_tokenizer_json(source, folder, auto_config(source, name))
-            spec = TokenizerSpec(kind="tokenizers", file=TOKENIZER_JSON, pad_id=0)
-        tokenizer = open_tokenizer(folder, spec)
+        tokenizer = open_tokenizer(Path(scratch), copy_tokenizer(name, base, Path(scratch)))
         return {split: tokenizer.encode(list(some), NO_LIMIT).lengths for split, some in texts.items()}
+
+
+def copy_tokenizer(name: str, base: Path, folder: Path) -> TokenizerSpec:
+    """Bring a published backbone's tokenizer, and nothing else of it, to `folder`."""
+    if name == use_multilingual.FAMILY:
+        return use_multilingual.copy_tokenizer(folder)
+    source = source_of(name, base)
+    config = auto_config(source, name)
+    copy_tokenizer_json(source, folder, config)
+    return TokenizerSpec(kind="tokenizers", file=TOKENIZER_JSON, pad_id=config.pad_token_id or 0)
 
 
 def rebuild(family: str, config: Mapping[str, Any]) -> nn.Module:

@@ -71,16 +71,21 @@ class Model:
 
 def new_classifier(backbone: Backbone, tasks: Sequence[Task], max_length: int, seed: int) -> Model:
     """Fresh heads on a backbone; InputError where its position table is shorter than `max_length`."""
+    check_length(backbone, max_length)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        classifier = Classifier(backbone.module, backbone.width, tasks)
+    return Model(classifier, tuple(tasks), backbone, max_length)
+
+
+def check_length(backbone: Backbone, max_length: int) -> None:
+    """InputError where a backbone cannot read so many tokens."""
     if max_length > backbone.max_length:
         raise InputError(
             f"max_length {max_length} is more than this backbone's {backbone.max_length} positions",
             key="data.max_length",
             hint=f"set it to {backbone.max_length} or less",
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        classifier = Classifier(backbone.module, backbone.width, tasks)
-    return Model(classifier, tuple(tasks), backbone, max_length)
 
 
 def save_model(model: Model, folder: Path, source: Path) -> None:

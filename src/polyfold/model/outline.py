@@ -1,6 +1,7 @@
 """An encoder's shape without its weights: what can be known of a model before it is trained or downloaded."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,19 @@ from torch import nn
 
 from polyfold.artifact import CONFIG
 from polyfold.errors import InputError
-from polyfold.model.backbone import Backbone, Transformer, auto_config, rebuild, source_of, use_backbone
-from polyfold.model.layout import layout_of
+from polyfold.model import stock
+from polyfold.model.backbone import (
+    FAMILIES,
+    NO_LIMIT,
+    Backbone,
+    Transformer,
+    auto_config,
+    known_family,
+    rebuild,
+    source_of,
+    use_backbone,
+)
+from polyfold.model.layout import base_family, layout_of
 from polyfold.model.stock import plain_encoder
 from polyfold.model.student import ConvolutionalInit, TransformerInit, small_encoder
 from polyfold.model.use_multilingual import FAMILY, UseConfig, UseMultilingual
@@ -35,6 +47,7 @@ def outline(name: str, base: Path) -> Backbone:
         else:
             config = auto_config(source, name)
             family, settings = str(config.model_type), config.to_dict()
+            known_family(family, name)
         return _described(family, settings)
 
 
@@ -42,7 +55,11 @@ def with_layers(backbone: Backbone, layers: tuple[int, ...]) -> Backbone:
     """The same shape with some of its layers only, counted from 0."""
     module = backbone.module
     if not isinstance(module, Transformer):
-        raise InputError("the embedded encoder has no layers to choose from", key="init.layers")
+        raise InputError(
+            "the embedded encoder has no layers to choose from",
+            key="init.layers",
+            hint="leave `layers` out; its branches are pruned by a step under `compress`",
+        )
     encoder = plain_encoder(module.encoder)
     path = layout_of(backbone.family).layers
     every = list(encoder.get_submodule(path).children())
@@ -55,15 +72,17 @@ def with_layers(backbone: Backbone, layers: tuple[int, ...]) -> Backbone:
 
 
 def outline_small(init: TransformerInit | ConvolutionalInit) -> Backbone:
-    """The shape of a small encoder, whoever its teacher is."""
+    """The shape of a small encoder, whoever its teacher is; it will read as many tokens as are asked for."""
     with torch.device("meta"):
-        return small_encoder(init, NO_TOKENIZER, VOCABULARY, POSITIONS)
+        return replace(small_encoder(init, NO_TOKENIZER, VOCABULARY, POSITIONS), max_length=NO_LIMIT)
 
 
 def _described(family: str, settings: dict[str, Any]) -> Backbone:
     module = rebuild(family, settings)
     if isinstance(module, Transformer):
         width = int(module.encoder.config.hidden_size)  # type: ignore[union-attr, arg-type]
-        return Backbone(family, module, width, settings, NO_TOKENIZER, POSITIONS)
+        offset = FAMILIES[base_family(family)].position_offset if family != stock.FAMILY else 0
+        positions = int(settings["max_position_embeddings"]) - offset
+        return Backbone(family, module, width, settings, NO_TOKENIZER, positions)
     assert isinstance(module, UseMultilingual)
     return use_backbone(module, NO_TOKENIZER)

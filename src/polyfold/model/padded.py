@@ -57,6 +57,14 @@ def stated(backbone: Backbone) -> Stated:
     return Stated(family, config, {**weights, f"{layout.tokens}.weight": table})
 
 
+def check_stated(backbone: Backbone) -> None:
+    """InputError where an encoder of this outline is too narrow, or of the wrong width, for its stock family."""
+    assert isinstance(backbone.module, Transformer)
+    family = base_family(backbone.family)
+    if family != backbone.family:
+        _full(sizes_of(backbone.module.encoder, layout_of(family)))
+
+
 def _full(sizes: Sizes) -> Sizes:
     heads = sizes.width // sizes.head_size
     most = max(sizes.heads)

@@ -18,14 +18,20 @@ def open_backbone(name: str, folder: Path, base: Path) -> Backbone:
     local = Path(name) if Path(name).is_absolute() else base / name
     if not _ours(local):
         return load_backbone(name, folder, base)
-    if read_config(local)[0].precision != "fp32":
-        raise InputError(
-            "a quantized model cannot be trained further", file=local, hint="give the model it was made from"
-        )
+    check_trainable(name, base)
     backbone = load_model(local).backbone
     file = backbone.tokenizer.file
     (folder / file).write_bytes((local / file).read_bytes())
     return backbone
+
+
+def check_trainable(name: str, base: Path) -> None:
+    """InputError for a model of ours that no encoder to be trained can be taken from."""
+    local = Path(name) if Path(name).is_absolute() else base / name
+    if _ours(local) and read_config(local)[0].precision != "fp32":
+        raise InputError(
+            "a quantized model cannot be trained further", file=local, hint="give the model it was made from"
+        )
 
 
 def _ours(folder: Path) -> bool:

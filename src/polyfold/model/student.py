@@ -106,7 +106,7 @@ def build_small(
 
 
 def piece_counts(backbone: Backbone, folder: Path, texts: Sequence[str], max_length: int) -> np.ndarray:
-    """How often each piece of a backbone's vocabulary occurs in texts, int64 [vocab]; its tokenizer is in `folder`."""
+    """How often each piece of a vocabulary occurs in texts, int64 [vocab]; its tokenizer is in `folder`."""
     ids = np.concatenate(open_tokenizer(folder, backbone.tokenizer).encode(texts, max_length).ids)
     return np.bincount(ids, minlength=len(embedding_rows(backbone.module)))
 

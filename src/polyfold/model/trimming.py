@@ -19,12 +19,14 @@ from polyfold.model.tokenizer_files import read_pieces
 from polyfold.model.vocabulary import (
     CoverageReport,
     Text,
+    check_room,
+    check_spelling,
     choose_pieces,
     count_by_language,
     coverage_report,
     trim_tokenizer,
 )
-from polyfold.text import Tokenizer, open_tokenizer
+from polyfold.text import Tokenizer, TokenizerSpec, open_tokenizer
 
 # Every id of a token that a configuration of transformers may hold. The padding id is the tokenizer's business: a
 # configuration may name another row (Multilingual-MiniLM, a BERT over XLM-R's pieces, pads with <s>).
@@ -103,9 +105,7 @@ def trim(
     special token that the vocabulary lacks, or a language has no text.
     """
     table = token_embedding(backbone.module).weight.detach()
-    pieces = read_pieces(source, backbone.tokenizer)
-    special = _special_ids(backbone.config, pieces, source / backbone.tokenizer.file)
-    pieces = replace(pieces, special=pieces.special | np.isin(np.arange(len(pieces)), list(special.values())))
+    pieces, special = _pieces(backbone.config, source, backbone.tokenizer)
     if len(pieces) > len(table):
         raise InputError(
             f"the tokenizer has {len(pieces):,} pieces, the model's embedding table {len(table):,} rows",
@@ -127,6 +127,22 @@ def trim(
         f"{report.changed_share:.2%} are cut otherwise, {report.gained_unknown_share:.2%} have a new unknown piece"
     )
     return Trimmed(_renumbered(resized(backbone, tokenizer), renumbered), report)
+
+
+def check_trim(spec: TrimVocabulary, config: Mapping[str, Any], folder: Path, tokenizer: TokenizerSpec) -> None:
+    """InputError, before any text is counted, where this tokenizer cannot be trimmed so."""
+    pieces, _ = _pieces(config, folder, tokenizer)
+    check_spelling(pieces, folder / tokenizer.file)
+    if spec.size is not None:
+        check_room(spec.size, int(pieces.required.sum()))
+
+
+def _pieces(config: Mapping[str, Any], folder: Path, tokenizer: TokenizerSpec) -> tuple[Pieces, dict[str, int]]:
+    """A tokenizer's pieces, those among the special ones that the model's configuration names, and their ids."""
+    pieces = read_pieces(folder, tokenizer)
+    special = _special_ids(config, pieces, folder / tokenizer.file)
+    named = np.isin(np.arange(len(pieces)), list(special.values()))
+    return replace(pieces, special=pieces.special | named), special
 
 
 def _counts(spec: TrimVocabulary, tokenizer: Tokenizer, counted: Iterable[Text]) -> np.ndarray:

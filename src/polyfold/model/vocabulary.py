@@ -134,19 +134,34 @@ def trim_tokenizer(
     behind.
     """
     pieces = read_pieces(folder, spec)
-    if not pieces.spells_all:
-        raise InputError(
-            "the vocabulary has no unknown token and no bytes to fall back to, so a text with a dropped character "
-            "could not be tokenized any more",
-            file=folder / spec.file,
-            hint="give the tokenizer an unknown token, or leave the trim_vocabulary step out for this backbone",
-        )
+    check_spelling(pieces, folder / spec.file)
     ids = np.asarray(keep, dtype=np.int64)
     assert ids.size == 0 or (ids.min() >= 0 and ids.max() < len(pieces)), "keep holds ids of this tokenizer"
     kept = pieces.required
     kept[ids] = True
     rows = np.flatnonzero(pieces.closed(kept) & pieces.present)
     return write_pieces(folder, spec, rows, target), rows
+
+
+def check_spelling(pieces: Pieces, file: Path) -> None:
+    """InputError where a text could not be tokenized any more once a piece of it is gone."""
+    if not pieces.spells_all:
+        raise InputError(
+            "the vocabulary has no unknown token and no bytes to fall back to, so a text with a dropped character "
+            "could not be tokenized any more",
+            file=file,
+            hint="give the tokenizer an unknown token, or leave the trim_vocabulary step out for this backbone",
+        )
+
+
+def check_room(size: int, required: int) -> None:
+    """InputError where a vocabulary is to be smaller than what must stay of it."""
+    if size < required:
+        raise InputError(
+            f"{size} pieces are fewer than the {required} that must stay (special ones, characters)",
+            key="size",
+            hint=f"give at least {required}, or keep_characters: false",
+        )
 
 
 def changes(old: Sequence[Ids], new: Sequence[Ids], rows: np.ndarray, unknown: int | None) -> Changes:
@@ -208,13 +223,8 @@ def _by_level(groups: np.ndarray, coverage: float) -> np.ndarray:
 
 def _fill(kept: np.ndarray, order: np.ndarray, pieces: Pieces, size: int) -> None:
     """Take pieces in this order, with what they are made of, as long as they fit."""
+    check_room(size, int(kept.sum()))
     room = size - int(kept.sum())
-    if room < 0:
-        raise InputError(
-            f"{size} pieces are fewer than the {int(kept.sum())} that must stay (special ones, characters)",
-            key="size",
-            hint=f"give at least {int(kept.sum())}, or keep_characters: false",
-        )
     for index in order:
         fresh = {part for part in pieces.made_of(int(index)) if not kept[part]}
         if len(fresh) <= room:

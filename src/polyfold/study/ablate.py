@@ -21,12 +21,12 @@ from polyfold.errors import InputError
 from polyfold.losses.labels import LabelLoss
 from polyfold.losses.spec import LossSpec, every_document
 from polyfold.measure.measure import MeasureSpec
-from polyfold.pipeline import Plan, plan, start
+from polyfold.pipeline import Plan, check, plan, start
 from polyfold.predictor import Predictor
 from polyfold.pretraining import build_backbones
 from polyfold.recipe import Recipe
 from polyfold.tasks import Task
-from polyfold.teaching import build_teachers, check_teachers, plan_teachers
+from polyfold.teaching import build_teachers, plan_teachers
 from polyfold.train.distill import StudentSpec
 from polyfold.workshop import Workshop
 
@@ -123,8 +123,8 @@ def ablate(recipe: Recipe, base: Path, root: Path, spec: AblationSpec) -> Ablati
     bare = _bare(recipe, variants)
     chart = plan(bare, base)
     data = load_dataset(prepare(bare.data, base, root, bare.seed))
-    check_teachers(chart.teachers, bare, data)
     empty = Workshop(bare, base, root, data)
+    check(chart, empty)
     shop = replace(empty, backbones=build_backbones(chart.backbones, empty))
     decided: dict[str, list[dict[str, np.ndarray]]] = {one.spec.name: [] for one in variants}
     for seed in spec.seeds:

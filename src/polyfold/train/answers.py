@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from polyfold.tasks import Task
 
 LANGUAGES = "languages"
 """The key of a teacher stage's spec that names the languages it answers for; null or absent means all."""
+
+Lead = TypeVar("Lead")
 
 GREATEST_LOG_WEIGHT = 12.0
 """Weights are fitted between e^-12 and e^12 of the first one's: beyond, a member counts for nothing anyway."""
@@ -67,6 +70,17 @@ class TeacherSet:
         Students start from it, and layerwise losses look inside it.
         """
         return next((m[0] for m in self.members if len(m) == 1 and _languages(m[0]) is None), None)
+
+
+def the_lead(lead: Lead | None, what: str, key: str) -> Lead:
+    """The lead of a set, planned or made; InputError where there is none: `what` cannot be then."""
+    if lead is None:
+        raise InputError(
+            f"{what} only where that is one model for all tasks and languages",
+            key=key,
+            hint="use teacher.mode: {kind: multi_task}, or a mean with such a member",
+        )
+    return lead
 
 
 def answers_in(artifact: Artifact, language: str) -> bool:

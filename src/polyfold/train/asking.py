@@ -11,10 +11,18 @@ import torch
 from polyfold.artifact import Artifact
 from polyfold.console import progress_bar
 from polyfold.data.dataset import Documents
-from polyfold.errors import InputError
 from polyfold.predictor import Predictor
 from polyfold.tasks import NOT_LABELLED, Task
-from polyfold.train.answers import Answer, Answers, TeacherSet, combine, coverage, fit_weights, one_answer
+from polyfold.train.answers import (
+    Answer,
+    Answers,
+    TeacherSet,
+    combine,
+    coverage,
+    fit_weights,
+    one_answer,
+    the_lead,
+)
 from polyfold.train.cache import CachedTeacher, cache_key, open_cache
 from polyfold.train.evaluate import calibrate
 from polyfold.train.teachers import NOTHING, ComposedTeacher, GuidedTeacher, open_model, open_online_teacher
@@ -47,18 +55,8 @@ class TeachFrom:
             answering = open_cached_teacher(self.teachers, documents, self.tasks, self.cache)
         if not wanted:
             return answering
-        return ComposedTeacher(answering, open_model(require_lead(self.teachers), documents, wanted))
-
-
-def require_lead(teachers: TeacherSet) -> Artifact:
-    """The one model that may be looked inside of; InputError where there is none."""
-    if teachers.lead is None:
-        raise InputError(
-            "a loss that looks inside the teacher needs one model for all tasks and languages",
-            key="students.losses",
-            hint="use teacher.mode: {kind: multi_task}, or a mean with such a member; or leave the loss out",
-        )
-    return teachers.lead
+        lead = the_lead(self.teachers.lead, "a loss can look inside the teacher", "losses")
+        return ComposedTeacher(answering, open_model(lead, documents, wanted))
 
 
 def open_cached_teacher(

@@ -55,7 +55,7 @@ class BackboneSpec(BaseModel):
 
 def distill_backbone(spec: BackboneSpec, data: Dataset, base: Path, folder: Path, seed: int) -> FitResult:
     """Train one encoder and leave it in `folder`, which `AutoModel.from_pretrained` loads where its family can."""
-    documents = _documents(spec, data)
+    documents = texts_of(spec, data)
     with TemporaryDirectory() as scratch:
         teacher = _bare(open_backbone(spec.teacher, Path(scratch), base), data.max_length)
         taught = _encoded(teacher, Path(scratch), documents)
@@ -75,8 +75,8 @@ def distill_backbone(spec: BackboneSpec, data: Dataset, base: Path, folder: Path
     return result
 
 
-def _documents(spec: BackboneSpec, data: Dataset) -> Documents:
-    """The texts to learn from, without their labels."""
+def texts_of(spec: BackboneSpec, data: Dataset) -> Documents:
+    """The texts to learn from, without their labels; InputError where there are none."""
     train = replace(data.train, labels={})
     match spec.texts:
         case "train":
@@ -87,7 +87,7 @@ def _documents(spec: BackboneSpec, data: Dataset) -> Documents:
             found = train.followed_by(data.unlabelled, ())
     if not len(found):
         raise InputError(
-            f"backbone '{spec.name}' is to learn from unlabelled texts, but there are none",
+            "the backbone is to learn from unlabelled texts, but there are none",
             key="data.unlabelled",
             hint="name a file of texts there, or give the backbone `texts: train`",
         )

@@ -21,7 +21,7 @@ from polyfold.model.classifier import Model, load_model, new_classifier, save_mo
 from polyfold.model.student import BackboneInit, StudentInit, TeacherInit, build_small, piece_counts, published
 from polyfold.tasks import Task
 from polyfold.text import open_tokenizer
-from polyfold.train.answers import TeacherSet
+from polyfold.train.answers import TeacherSet, the_lead
 from polyfold.train.evaluate import calibrated, dev_scores
 from polyfold.train.fit import FitContext, FitResult, FitSpec, fit
 from polyfold.train.objectives import TaskObjective
@@ -94,13 +94,7 @@ def training_documents(
 
 def _one_model(teachers: TeacherSet) -> Artifact:
     """The teacher that a student starts from."""
-    if teachers.lead is None:
-        raise InputError(
-            "a student can start from its teacher only where that is one model, or a mean with such a member",
-            key="students.init",
-            hint="use teacher.mode: {kind: multi_task}, or init: {kind: backbone, name: ...}",
-        )
-    return teachers.lead
+    return the_lead(teachers.lead, "a student can start from its teacher", "students.init")
 
 
 def _with_heads(model: Model, teacher: Model) -> Model:

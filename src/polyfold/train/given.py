@@ -74,6 +74,13 @@ def given_scope(spec: GivenTeacher, base: Path, tasks: Sequence[str]) -> Scope:
     """What a given model answers for, read from its configuration; InputError where that is nothing we ask."""
     found = finished_model(spec.name, base)
     if found is None:
+        if spec.name.startswith((".", "/")) and not Path(source_of(spec.name, base)).is_dir():
+            raise InputError(
+                "there is no such folder",
+                file=base / spec.name,
+                key="teacher.name",
+                hint="give a finished model's folder, or a hub id; relative paths start at the recipe's folder",
+            )
         if spec.task is None:
             raise InputError(
                 f"'{spec.name}' is no model of Polyfold's, so it must be said which task it answers",
@@ -111,6 +118,16 @@ def import_teacher(spec: GivenTeacher, scope: Scope, data: Dataset, base: Path, 
     return {"origin": origin, "name": spec.name}
 
 
+def check_given(spec: GivenTeacher, scope: Scope, data: Dataset, base: Path) -> None:
+    """InputError, before anything is made, for a given model whose kind of task or labels are not the data's."""
+    tasks = [task for task in data.tasks if task.name in scope.tasks]
+    found = finished_model(spec.name, base)
+    if found is None:
+        _stock_order(spec, tasks[0], base)
+    else:
+        _orders(spec, found, tasks)
+
+
 def match_labels(given: Sequence[str], task: Task, meanings: Mapping[str, str], where: str | Path) -> list[int]:
     """For each label of the task its place among the given ones: the same name, else but for its case.
 
@@ -145,10 +162,7 @@ def load_stock(spec: GivenTeacher, task: Task, max_length: int, base: Path, fold
     from transformers import AutoModelForSequenceClassification
 
     source = source_of(spec.name, base)
-    config = auto_config(source, spec.name)
-    _check_kind(config, task, spec.name)
-    given = [str(config.id2label[index]) for index in range(config.num_labels)]
-    order = match_labels(given, task, spec.labels, spec.name)
+    config, order = _stock_order(spec, task, base)
     try:
         with quietly():
             whole, told = AutoModelForSequenceClassification.from_pretrained(
@@ -186,6 +200,14 @@ def load_stock(spec: GivenTeacher, task: Task, max_length: int, base: Path, fold
     return model
 
 
+def _stock_order(spec: GivenTeacher, task: Task, base: Path) -> tuple[Any, list[int]]:
+    """A stock classifier's configuration, and where it has each of our labels."""
+    config = auto_config(source_of(spec.name, base), spec.name)
+    _check_kind(config, task, spec.name)
+    given = [str(config.id2label[index]) for index in range(config.num_labels)]
+    return config, match_labels(given, task, spec.labels, spec.name)
+
+
 def _check_kind(config: Any, task: Task, name: str) -> None:
     """A stock model says by `problem_type` how its logits are read; without it they are one choice."""
     kind = config.problem_type or "single_label_classification"
@@ -210,6 +232,19 @@ def _import_finished(spec: GivenTeacher, found: Finished, tasks: Sequence[Task],
     """Copy a model of ours; where its labels stand in another order, or it has more heads, with new heads."""
     if (found.folder / MANIFEST).exists():
         Artifact.open(found.folder).verify()
+    pairs, orders = _orders(spec, found, tasks)
+    if found.trainable:
+        _save_chosen(load_model(found.folder), pairs, orders, found.folder, folder)
+        return
+    for name in _files(found.folder):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(found.folder / name, folder / name)
+
+
+def _orders(
+    spec: GivenTeacher, found: Finished, tasks: Sequence[Task]
+) -> tuple[list[tuple[Task, Task]], list[list[int]]]:
+    """Our tasks with its own, and where it has each of our labels; InputError where the two do not fit."""
     known = {task.name: task for task in found.tasks}
     pairs = [(task, known[task.name] if spec.task is None else _own_task(spec, found)) for task in tasks]
     for task, own in pairs:
@@ -220,10 +255,8 @@ def _import_finished(spec: GivenTeacher, found: Finished, tasks: Sequence[Task],
                 key="teacher.name",
             )
     orders = [match_labels(own.labels, task, spec.labels, found.folder) for task, own in pairs]
-    if found.trainable:
-        _save_chosen(load_model(found.folder), pairs, orders, found.folder, folder)
-        return
-    if any(task.labels != own.labels or task.name != own.name for task, own in pairs):
+    renamed = any(task.labels != own.labels or task.name != own.name for task, own in pairs)
+    if renamed and not found.trainable:
         raise InputError(
             f"an exported or quantized model ({found.config.runtime}, {found.config.precision}) cannot be given "
             "other names or another order of labels",
@@ -231,9 +264,7 @@ def _import_finished(spec: GivenTeacher, found: Finished, tasks: Sequence[Task],
             key="teacher.name",
             hint="give the torch model in floating point that it was made from",
         )
-    for name in _files(found.folder):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(found.folder / name, folder / name)
+    return pairs, orders
 
 
 def _save_chosen(

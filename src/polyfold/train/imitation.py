@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from polyfold.batch import Batch, Internals, Outputs, Taught
-from polyfold.errors import InputError
 from polyfold.losses.hidden import EmbeddingLoss, HiddenStatesLoss, state_angle_sum, state_error_sum
 from polyfold.losses.relations import (
     AttentionLoss,
@@ -19,7 +18,7 @@ from polyfold.losses.relations import (
 from polyfold.losses.sentence import SentenceLoss, cosine_sum, similarity_error_sum
 from polyfold.losses.spec import ImitationLoss, LossSpec, named, wanted_of
 from polyfold.model.internals import shape_of, with_internals
-from polyfold.train.sides import Sides, check_losses, mapped_layers
+from polyfold.train.sides import Sides, check_losses, check_taskless, mapped_layers
 from polyfold.train.teachers import Teacher
 
 
@@ -141,15 +140,7 @@ class ImitationObjective:
 
     def __init__(self, losses: Sequence[LossSpec], sides: Sides, teacher: Teacher) -> None:
         """`teacher` answers with what `wanted_of(losses)` names."""
-        for loss in losses:
-            if not isinstance(loss, ImitationLoss):
-                raise InputError(
-                    f"a '{loss.kind}' loss has nothing to learn from where there are no tasks",
-                    key="losses",
-                    hint="give sentence, hidden_states, embeddings, attention or relations",
-                )
-        if not wanted_of(losses):
-            raise InputError("every loss has weight zero: there is nothing to learn", key="losses")
+        check_taskless(losses)
         self.imitation = Imitation(losses, sides)
         self.teacher = teacher
 

@@ -12,7 +12,7 @@ from polyfold.data.dataset import Documents
 from polyfold.errors import InputError
 from polyfold.losses.labels import LabelLoss, adjusted, multi_label_sum, single_label_sum
 from polyfold.losses.logits import LogitLoss, multi_label_divergence_sum, single_label_divergence_sum
-from polyfold.losses.spec import LossSpec, named, needs_teacher, wanted_of
+from polyfold.losses.spec import LossSpec, check_weights, named, needs_teacher, wanted_of
 from polyfold.model.internals import with_internals
 from polyfold.tasks import Task
 from polyfold.train.imitation import Imitation
@@ -57,6 +57,7 @@ class TaskObjective:
         if teacher is None and needs_teacher(losses):
             kind = next(loss.kind for loss in losses if loss.kind != "labels")
             raise InputError(f"a '{kind}' loss needs a teacher", key="losses", hint="add a teacher to the recipe")
+        check_class_weights(losses, tasks)
         self.tasks = tuple(tasks)
         self.losses = {
             name: loss for name, loss in named(losses).items() if isinstance(loss, LabelLoss | LogitLoss)
@@ -72,7 +73,7 @@ class TaskObjective:
                 )
             self.imitation = Imitation(losses, sides)
         elif not self.losses:
-            raise InputError("every loss has weight zero: there is nothing to learn", key="losses")
+            check_weights(losses)
         self._priors = {task.name: _prior(task, train.labels[task.name]) for task in self.tasks}
         self._weights = {
             name: {task.name: _class_weights(loss, task, train.labels[task.name]) for task in self.tasks}
@@ -132,6 +133,22 @@ class TaskObjective:
                 return divergence(logits, target, chosen, loss.temperature)
 
 
+def check_class_weights(losses: Sequence[LossSpec], tasks: Sequence[Task]) -> None:
+    """InputError for weights of labels that a task does not have."""
+    for loss in losses:
+        given = loss.class_weights if isinstance(loss, LabelLoss) else None
+        if not isinstance(given, dict):
+            continue
+        for task in tasks:
+            unknown = sorted(set(given.get(task.name, {})) - set(task.labels))
+            if unknown:
+                raise InputError(
+                    f"class weight for unknown label '{unknown[0]}' of task '{task.name}'",
+                    key="losses.class_weights",
+                    hint=f"its labels are {', '.join(task.labels)}",
+                )
+
+
 def _prior(task: Task, labels: np.ndarray) -> Tensor:
     """Each label's share among the labelled training documents: float [labels]."""
     rows = labels[task.labelled(labels)]
@@ -151,13 +168,4 @@ def _class_weights(loss: LabelLoss, task: Task, labels: np.ndarray) -> Tensor | 
         weights = ((1 - prior) / prior).sqrt() if task.multi_label else 1.0 / (prior * len(task.labels))
         return weights.float()
     given = loss.class_weights.get(task.name)
-    if given is None:
-        return None
-    unknown = sorted(set(given) - set(task.labels))
-    if unknown:
-        raise InputError(
-            f"class weight for unknown label '{unknown[0]}' of task '{task.name}'",
-            key="losses.class_weights",
-            hint=f"its labels are {', '.join(task.labels)}",
-        )
-    return torch.tensor([given.get(label, 1.0) for label in task.labels])
+    return None if given is None else torch.tensor([given.get(label, 1.0) for label in task.labels])

@@ -11,7 +11,7 @@ from polyfold.losses.hidden import EmbeddingLoss, HiddenStatesLoss
 from polyfold.losses.layers import layer_pairs
 from polyfold.losses.relations import AttentionLoss, RelationLoss
 from polyfold.losses.sentence import SentenceLoss
-from polyfold.losses.spec import ImitationLoss, LossSpec
+from polyfold.losses.spec import ImitationLoss, LossSpec, check_weights
 from polyfold.model.backbone import Backbone
 from polyfold.model.internals import POOLED, Shape, internals_available, shape_of
 
@@ -42,6 +42,18 @@ def aligned(student: EncodedDocuments, teacher: EncodedDocuments) -> bool:
         return True
     pairs = np.unique(own * (int(other.max()) + 1) + other)
     return len(pairs) == len(np.unique(own))
+
+
+def check_taskless(losses: Sequence[LossSpec]) -> None:
+    """InputError for losses that cannot teach a backbone: those of tasks, and none with a weight."""
+    for index, loss in enumerate(losses):
+        if not isinstance(loss, ImitationLoss):
+            raise InputError(
+                f"a '{loss.kind}' loss has nothing to learn from where there are no tasks",
+                key=f"losses.{index}",
+                hint="give sentence, hidden_states, embeddings, attention or relations",
+            )
+    check_weights(losses)
 
 
 def check_losses(losses: Sequence[LossSpec], student: Backbone, teacher: Backbone, same_tokenizer: bool) -> None:
