@@ -226,7 +226,11 @@ def test_the_embedded_encoder_is_refused_with_the_reason(tmp_path):
 
 @pytest.mark.parametrize(
     ("family", "reason"),
-    [("modernbert", "normalizes"), ("polyfold-modernbert", "normalizes"), ("stock", "stock classifier that it started from")],
+    [
+        ("modernbert", "normalizes"),
+        ("polyfold-modernbert", "normalizes"),
+        ("stock", "stock classifier that it started from"),
+    ],
 )
 def test_other_families_are_refused_with_their_reasons(family, reason):
     with pytest.raises(InputError, match=rf"student 'small' cannot be exported(.|\n)*{reason}"):
