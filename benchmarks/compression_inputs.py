@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from compression_speed import SPEED, STRUCTURES, SpeedFile
 from polyfold.compress.prune_spec import Prune
 from polyfold.errors import InputError
+from polyfold.measure.compare import Comparison
 from polyfold.measure.report import REPORT, Report, Row, load_report
 from polyfold.metrics import degradation_percent
 from polyfold.recipe import load_recipe
@@ -93,6 +94,7 @@ class Inputs:
     transformer: DevFile | None
     quantization: Report | None
     reference: Report | None
+    reference_int8: Comparison | None
     vocabulary: VocabularyFile | None
     model_size: SizeFile | None
     speed: SpeedFile | None
@@ -109,6 +111,7 @@ def read_inputs(folder: Path) -> Inputs:
         transformer=_read(folder / "pruning-transformer" / "dev.json", DevFile),
         quantization=_report(folder / "quantization"),
         reference=_report(folder / "reference"),
+        reference_int8=_read(folder / "reference" / "int8.json", Comparison),
         vocabulary=_read(folder / "vocabulary.json", VocabularyFile),
         model_size=_read(folder / "model_size.json", SizeFile),
         speed=_read(folder / SPEED, SpeedFile),

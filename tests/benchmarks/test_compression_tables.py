@@ -192,6 +192,21 @@ def test_the_best_student_carries_the_reference_goals(folder):
     assert "`reference.best.macro_f1_x100.sentiment` | 74.00 | > 56.8 | met |" in page
 
 
+def test_the_reference_student_in_int8_carries_the_goals_as_well(folder):
+    rows = [row("teacher", "teacher", None, 0.9), row("taught", "student", "teacher", 0.84)]
+    write_report(report("reference", rows), folder / "reference")
+    shutil.copyfile(RESULTS / "compression" / "reference" / "int8.json", folder / "reference" / "int8.json")
+    assert tables.main([str(folder)]) == 0
+    found = summary(folder)
+    scores = json.loads((RESULTS / "compression" / "reference" / "int8.json").read_bytes())["tasks"]
+    assert [one["task"] for one in scores] == ["domain", "sentiment", "topics"]
+    for one in scores:
+        figure = found[f"reference.int8.macro_f1_x100.{one['task']}"]
+        assert figure["value"] == pytest.approx(100 * one["quality"]["second"], abs=0.01)
+        assert figure["goal"].startswith("> ")
+        assert figure["command"].startswith("polyfold compare runs/reference/")
+
+
 @pytest.mark.parametrize(
     ("value", "goal", "met"),
     [
