@@ -158,9 +158,8 @@ def quantization(inputs: Inputs) -> Section:
     section = Section("Quantization")
     report = inputs.quantization
     if report is None:
-        section.lines = ["Not measured yet: there is no `quantization/report.json`.", ""]
         section.short = ["**Quantization** is not measured yet."]
-        return section
+        return section.missing("quantization/report.json")
     found, command = quantized(report), run_command(report)
     whole = report.row(report.quality_baseline)
     assert whole is not None and whole.macro_f1

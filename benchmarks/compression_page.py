@@ -34,6 +34,11 @@ class Section:
         assert name not in self.figures, f"two figures are named '{name}'"
         self.figures[name] = Figure(round(value, 4), goal, command)
 
+    def missing(self, file: str) -> "Section":
+        """The section as it stands while the file it is made from is not there."""
+        self.lines = [f"Not measured yet: there is no `{file}`.", ""]
+        return self
+
 
 def run_command(report: Report) -> str:
     """How a report was made."""

@@ -54,8 +54,7 @@ def pruning_encoder(inputs: Inputs) -> Section:
     """The embedded encoder, cut by one target at a time; scored on test."""
     section = Section("Pruning the embedded encoder")
     if inputs.encoder is None:
-        section.lines = ["Not measured yet: there is no `pruning-encoder/report.json`.", ""]
-        return section
+        return section.missing("pruning-encoder/report.json")
     rows = pruned_encoder(inputs.encoder, rounds_by_line(inputs.encoder, RECIPES), inputs.speed)
     teacher = inputs.encoder.row(inputs.encoder.quality_baseline)
     assert teacher is not None
@@ -77,10 +76,10 @@ def pruning_transformer(inputs: Inputs) -> Section:
     section = Section("Pruning the transformer")
     found = inputs.transformer
     if found is None:
-        section.lines = ["Not measured yet: there is no `pruning-transformer/dev.json`.", ""]
-        return section
+        return section.missing("pruning-transformer/dev.json")
     about = (
-        f"**Dev, not test:** macro-F1 × 100 on {found.scored_on}, one seed. Thresholds and temperatures were"
+        f"**Dev, not test:** macro-F1 × 100 on {found.scored_on}, one seed, read off the run's log and manifests:"
+        " its report was never made. Thresholds and temperatures were"
         f" fitted on the same documents.{_dev_noise(inputs)} Size is that of the encoder's weights in fp32."
     )
     rows = pruned_transformer(found, inputs.speed)

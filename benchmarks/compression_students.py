@@ -32,8 +32,7 @@ def losses(inputs: Inputs) -> Section:
     section = Section("Distillation losses")
     found = inputs.ablation
     if found is None:
-        section.lines = ["Not measured yet: there is no `losses/ablation.json`.", ""]
-        return section
+        return section.missing("losses/ablation.json")
     (student,) = {one.student for one in found.variants}
     tasks = tuple(found.variants[0].macro_f1)
     whole = _teacher(section, inputs.losses)
@@ -173,9 +172,8 @@ def reference(inputs: Inputs) -> Section:
     section = Section("The reference student")
     report = inputs.reference
     if report is None:
-        section.lines = ["Not measured yet: there is no `reference/report.json`.", ""]
         section.short = ["**The reference student** is not measured yet."]
-        return section
+        return section.missing("reference/report.json")
     rows, command = students(report), run_command(report)
     tasks, best = tasks_of(rows), max(rows[1:], key=lambda row: row.mean)
     table = []
