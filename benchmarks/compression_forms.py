@@ -11,8 +11,6 @@ from compression_page import (
     MOST_DEGRADATION_PERCENT,
     SPEED_KEYS,
     Section,
-    grid,
-    listed,
     loss_in_words,
     lost,
     points,
@@ -20,6 +18,7 @@ from compression_page import (
 )
 from polyfold.measure.report import Report, Row
 from polyfold.measure.tables import ABSENT, figure
+from results_page import grid, listed
 from summarize import plain
 
 # Of vocabulary.md's rows, those that show how far one can go.

@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from compression_speed import SPEED, STRUCTURES, SpeedFile
 from polyfold.compress.prune_spec import Prune
@@ -16,14 +16,13 @@ from polyfold.measure.report import REPORT, Report, Row, load_report
 from polyfold.metrics import degradation_percent
 from polyfold.recipe import load_recipe
 from polyfold.study.ablate import Ablation
+from results_page import read_content
 
 # A report keeps no spread of a row's speed; of two turns of one model on a shared machine one is this much slower.
 SPEED_NOISE = 0.05
 # Two files that hold the same weights differ by some bytes of settings: costs this much apart are the same.
 SAME_COST = 0.001
 FP32_BYTES = 4
-
-_Content = TypeVar("_Content", bound=BaseModel)
 
 
 class _File(BaseModel):
@@ -105,16 +104,16 @@ class Inputs:
 def read_inputs(folder: Path) -> Inputs:
     """Read what there is; InputError where there is nothing, or where a file is not what it should be."""
     found = Inputs(
-        ablation=_read(folder / "losses" / "ablation.json", Ablation),
+        ablation=read_content(folder / "losses" / "ablation.json", Ablation),
         losses=_report(folder / "losses"),
         encoder=_report(folder / "pruning-encoder"),
-        transformer=_read(folder / "pruning-transformer" / "dev.json", DevFile),
+        transformer=read_content(folder / "pruning-transformer" / "dev.json", DevFile),
         quantization=_report(folder / "quantization"),
         reference=_report(folder / "reference"),
-        reference_int8=_read(folder / "reference" / "int8.json", Comparison),
-        vocabulary=_read(folder / "vocabulary.json", VocabularyFile),
-        model_size=_read(folder / "model_size.json", SizeFile),
-        speed=_read(folder / SPEED, SpeedFile),
+        reference_int8=read_content(folder / "reference" / "int8.json", Comparison),
+        vocabulary=read_content(folder / "vocabulary.json", VocabularyFile),
+        model_size=read_content(folder / "model_size.json", SizeFile),
+        speed=read_content(folder / SPEED, SpeedFile),
         structures=_structures(folder / STRUCTURES),
         feedback=_report(folder.resolve().parent / "feedback"),
     )
@@ -123,17 +122,6 @@ def read_inputs(folder: Path) -> Inputs:
             "there are no results of compression here", file=folder, hint="give the folder they lie in"
         )
     return found
-
-
-def _read(path: Path, kind: type[_Content]) -> _Content | None:
-    if not path.is_file():
-        return None
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"not what it should be: {first['msg']}", file=path, key=where or None) from None
 
 
 def _structures(path: Path) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,6 @@
-"""What the sections of the page on compression share: a section's parts, tables, cells, commands."""
+"""What the sections of the page on compression share: a section's parts, cells, commands."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from compression_inputs import Ratio, Scored
@@ -8,6 +8,7 @@ from compression_speed import DENSE, REAL
 from polyfold.measure.report import Report
 from polyfold.measure.tables import ABSENT
 from polyfold.study.ablate import Ablation
+from results_page import not_measured
 from summarize import Figure
 
 # The most that a compressed model may lose, as in benchmarks/summarize.py.
@@ -36,7 +37,7 @@ class Section:
 
     def missing(self, file: str) -> "Section":
         """The section as it stands while the file it is made from is not there."""
-        self.lines = [f"Not measured yet: there is no `{file}`.", ""]
+        self.lines = not_measured(file)
         return self
 
 
@@ -54,17 +55,6 @@ def ablation_command(found: Ablation) -> str:
     reseeded = " --reseed-teacher" if found.teacher_per_seed else ""
     recipe = f"recipes/compression/{found.name}.yaml"
     return f"polyfold ablate {recipe} --each {found.each} --seeds {seeds}{reseeded} --out runs/compression"
-
-
-def grid(columns: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[int] = (0,)) -> list[str]:
-    """A Markdown table; the columns numbered in `words` are to the left, all others are figures."""
-    rule = "|" + "".join("---|" if number in words else "---:|" for number in range(len(columns)))
-    return [f"| {' | '.join(columns)} |", rule, *(f"| {' | '.join(row)} |" for row in rows), ""]
-
-
-def listed(parts: Sequence[str], nothing: str = "none") -> str:
-    """Names in a sentence."""
-    return ", ".join(parts) if parts else nothing
 
 
 def points(value: float) -> str:

@@ -20,8 +20,6 @@ from compression_page import (
     MOST_DEGRADATION_PERCENT,
     SPEED_KEYS,
     Section,
-    grid,
-    listed,
     loss_in_words,
     lost,
     points,
@@ -31,6 +29,7 @@ from compression_page import (
 from compression_plot import DOMINATED, KEPT, WHOLE, Panel, Point, draw_svg
 from compression_speed import DENSE, REAL
 from polyfold.measure.tables import ABSENT
+from results_page import grid, listed
 from summarize import plain
 
 # The least that a cut must save of FLOPs, bytes or time to be worth its while.

@@ -9,8 +9,6 @@ from compression_page import (
     SPEED_KEYS,
     Section,
     ablation_command,
-    grid,
-    listed,
     lost,
     points,
     run_command,
@@ -19,6 +17,7 @@ from polyfold.measure.report import Report
 from polyfold.measure.tables import ABSENT, figure
 from polyfold.metrics import degradation_percent
 from polyfold.study.ablate import FULL, LABELS, Contrast, VariantScore
+from results_page import grid, listed
 from summarize import plain
 
 # What the reference student was seen to reach, macro-F1 x 100: the best student must be above it.

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from compression_forms import SIZE_COMMAND, quantization, trimming
 from compression_inputs import Inputs, read_inputs
-from compression_page import MOST_DEGRADATION_PERCENT, Section, ablation_command, grid, run_command
+from compression_page import MOST_DEGRADATION_PERCENT, Section, ablation_command, run_command
 from compression_pruning import LEAST_SAVING, pruning_encoder, pruning_transformer
 from compression_students import losses, reference
 from polyfold.artifact import write_atomically
 from polyfold.errors import InputError
 from polyfold.measure.tables import ABSENT
-from polyfold.system import Hardware
+from results_page import grid, is_met, machine_line
 from summarize import Figure, write_summary
 
 PAGE, SUMMARY = "README.md", "summary.json"
@@ -76,23 +76,15 @@ def _goals(found: Mapping[str, Figure]) -> list[str]:
     if not asked:
         return []
     rows = [
-        [f"`{name}`", f"{one.value:.2f}", str(one.goal), "met" if is_met(one) else "**missed**"]
+        [
+            f"`{name}`",
+            f"{one.value:.2f}",
+            str(one.goal),
+            "met" if is_met(one.value, str(one.goal)) else "**missed**",
+        ]
         for name, one in asked.items()
     ]
     return ["## Goals", "", *grid(["figure", "value", "goal", ""], rows, (0, 3))]
-
-
-def is_met(one: Figure) -> bool:
-    """Whether a figure is what its goal asks for."""
-    sign, _, limit = (one.goal or "").partition(" ")
-    match sign:
-        case ">":
-            return one.value > float(limit)
-        case ">=":
-            return one.value >= float(limit)
-        case "<=":
-            return one.value <= float(limit)
-    raise AssertionError(f"no goal is written so: {one.goal}")
 
 
 def _origin(inputs: Inputs) -> list[str]:
@@ -103,7 +95,9 @@ def _origin(inputs: Inputs) -> list[str]:
         rows.append(("distillation losses", "test", seeds, made, "not recorded"))
     for report in (inputs.losses, inputs.encoder, inputs.reference, inputs.quantization, inputs.feedback):
         if report is not None:
-            rows.append((report.name, "test", str(report.seed), run_command(report), _machine(report.hardware)))
+            rows.append(
+                (report.name, "test", str(report.seed), run_command(report), machine_line(report.hardware))
+            )
     if inputs.transformer is not None:
         made = f"polyfold run {inputs.transformer.recipe} --out runs/compression"
         rows.append(("pruning-transformer", "dev", "one", made, "not recorded"))
@@ -113,7 +107,7 @@ def _origin(inputs: Inputs) -> list[str]:
         rows.append(("MiniLM-L6 on disk", "nothing", ABSENT, SIZE_COMMAND, "any: these are sizes"))
     if inputs.speed is not None:
         made = inputs.speed.command
-        rows.append(("speed of structures", "nothing", ABSENT, made, _machine(inputs.speed.hardware)))
+        rows.append(("speed of structures", "nothing", ABSENT, made, machine_line(inputs.speed.hardware)))
     columns = ("what", "scored on", "seeds", "command", "machine")
     lines = ["## Where this was measured", ""]
     cells = [[what, on, seeds, f"`{made}`", machine] for what, on, seeds, made, machine in rows]
@@ -127,13 +121,6 @@ def _origin(inputs: Inputs) -> list[str]:
             "",
         ]
     return lines
-
-
-def _machine(machine: Hardware) -> str:
-    wanted = ("torch", "openvino", "onnxruntime")
-    versions = [f"{name} {machine.versions[name]}" for name in wanted if name in machine.versions]
-    parts = [machine.processor, f"{machine.cores} cores", *machine.instructions]
-    return ", ".join([*parts, *([machine.accelerator] if machine.accelerator else []), *versions])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,6 +9,14 @@ from polyfold.predictor import Predictor
 from toys import WORDS, write_toy_folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """What commands keep between starts goes to a folder of this session, not to the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POLYFOLD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def toy_folders(tmp_path_factory):
     """The same toy model as an ONNX Runtime and as an OpenVINO artifact, by runtime."""

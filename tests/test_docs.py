@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from polyfold import cli
+from polyfold.cli.predict import parse_thresholds
 from polyfold.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -179,7 +180,7 @@ def shown_commands() -> list[str]:
 
 def test_the_readme_shows_every_command():
     shown = {find_command(shlex.split(line))[0].name for line in shown_commands()}
-    assert shown == {"run", "check", "report", "clean", "predict", "compare", "ablate", "extend"}
+    assert shown == {"run", "check", "report", "clean", "predict", "compare", "ablate", "extend", "benchmark"}
 
 
 @pytest.mark.parametrize("line", shown_commands())
@@ -187,7 +188,7 @@ def test_a_command_shown_in_readme_parses(line):
     # Parsed by the command line's own parser, without running: a wrong option or number of arguments raises.
     command, words = find_command(shlex.split(line))
     parameters = command.make_context(command.name, words).params
-    cli._thresholds(parameters.get("thresholds") or [])
+    parse_thresholds(parameters.get("thresholds") or [])
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=names(DOCUMENTS))

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
-from dataclasses import replace
+import threading
+import tracemalloc
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -14,6 +16,31 @@ from polyfold.predictor import Predictor
 from toys import TOY_MAX_LENGTH, TOY_TASKS, RecordingSession, toy_graph, write_toy_folder
 
 DOMAIN, TOPICS = TOY_TASKS
+
+
+@dataclass
+class RecordingTokenizer:
+    """A tokenizer that remembers which threads called it, and has room for so many texts."""
+
+    inner: object
+    threads: list = field(default_factory=list)
+    room: int = 10_000
+
+    @property
+    def spec(self):
+        return self.inner.spec
+
+    def encode(self, texts, max_length):
+        self.threads.append(threading.current_thread())
+        self.room -= len(texts)
+        if self.room < 0:
+            raise MemoryError("no room")
+        return self.inner.encode(texts, max_length)
+
+
+class BrokenSession:
+    def run(self, input_ids, attention_mask):
+        raise OSError("the session broke")
 
 
 def assert_same(left, right):
@@ -42,10 +69,12 @@ def test_the_order_of_texts_is_the_order_of_predictions(toy_predictor, toy_texts
 
 
 @settings(max_examples=25, deadline=None)
-@given(token_budget=st.integers(1, 500), window=st.integers(1, 70))
-def test_token_budget_and_window_change_nothing(onnx_predictor, toy_texts, token_budget, window):
+@given(token_budget=st.integers(1, 500), window=st.integers(1, 70), data=st.data())
+def test_token_budget_window_and_repetitions_change_nothing(onnx_predictor, toy_texts, token_budget, window, data):
+    rows = data.draw(st.lists(st.integers(0, len(toy_texts) - 1), max_size=150))
     other = replace(onnx_predictor, token_budget=token_budget, window=window)
-    assert_same(other.predict(toy_texts), onnx_predictor.predict(toy_texts))
+    straight = onnx_predictor.predict(toy_texts)
+    assert_same(other.predict([toy_texts[row] for row in rows]), [straight[row] for row in rows])
 
 
 def test_batches_stay_within_the_token_budget(onnx_predictor, toy_texts):
@@ -62,6 +91,37 @@ def test_equal_texts_are_computed_once_and_answered_alike(onnx_predictor, toy_te
     assert sum(len(batch) for batch in session.batches) == len(toy_texts)
     assert found[: len(toy_texts)] == found[len(toy_texts) : 2 * len(toy_texts)][::-1]
     assert found[-1] == found[3]
+
+
+def test_the_next_window_is_tokenized_elsewhere_and_its_error_comes_through(onnx_predictor, toy_texts):
+    tokenizer = RecordingTokenizer(onnx_predictor.tokenizer)
+    small = replace(onnx_predictor, tokenizer=tokenizer, window=10)
+    assert_same(small.predict(toy_texts), onnx_predictor.predict(toy_texts))
+    assert len(tokenizer.threads) == -(-len(toy_texts) // 10)
+    assert threading.main_thread() not in tokenizer.threads
+    tokenizer.room = 20
+    with pytest.raises(MemoryError, match="no room"):
+        small.predict(toy_texts)
+    failing = replace(small, tokenizer=onnx_predictor.tokenizer, session=BrokenSession())
+    with pytest.raises(OSError, match="the session broke"):
+        failing.predict(toy_texts)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("one-ahead")]
+
+
+def test_memory_does_not_grow_with_the_number_of_texts_but_for_the_answers(onnx_predictor):
+    # What is held apart from answers and texts: ids and logits of two windows.
+    small = replace(onnx_predictor, window=200)
+    peaks = []
+    for count in (2_000, 20_000):
+        texts = [f"w{row % 200} w{row % 7} w{row % 11}" for row in range(count)]
+        tracemalloc.start()
+        found = small.predict(texts)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        columns = [found.truncated, *found.probabilities.values(), *found.decided.values()]
+        # Logits and one softmax's intermediate beside the answers themselves.
+        peaks.append(peak - 4 * sum(column.nbytes for column in columns))
+    assert peaks[1] < peaks[0] + 300_000
 
 
 def test_probabilities_are_calibrated_and_decide_the_labels(toy_predictor, toy_texts):
@@ -164,7 +224,7 @@ def test_a_folder_that_holds_no_model_is_refused(tmp_path):
 
 def test_the_torch_runtime_refuses_options_it_would_ignore(tmp_path):
     folder = write_toy_folder(tmp_path / "torch", "torch")
-    with pytest.raises(InputError, match="not options of the torch runtime"):
+    with pytest.raises(InputError, match="threads are no option of the torch runtime"):
         Predictor.open(folder, threads=2)
 
 

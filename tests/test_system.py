@@ -10,7 +10,16 @@ import numpy as np
 import psutil
 import pytest
 
-from polyfold.system import TELEMETRY_OFF, cores, hardware, peak_memory_mb, seed_numpy, telemetry_off
+from polyfold.system import (
+    TELEMETRY_OFF,
+    cache_folder,
+    cores,
+    hardware,
+    peak_memory_mb,
+    physical_cores,
+    seed_numpy,
+    telemetry_off,
+)
 
 
 def run(code, **environment):
@@ -70,6 +79,29 @@ def test_peak_memory_is_this_processs_own_and_does_not_fall():
     assert before < 150
     assert during >= before + 75
     assert after >= during
+
+
+def test_there_are_no_more_physical_cores_than_cores():
+    assert 1 <= physical_cores() <= cores()
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("POLYFOLD_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder("a") == tmp_path / "home" / ".cache" / "polyfold" / "a"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "shared"))
+    assert cache_folder("a") == tmp_path / "shared" / "polyfold" / "a"
+    monkeypatch.setenv("POLYFOLD_CACHE", str(tmp_path / "own"))
+    assert cache_folder("a") == tmp_path / "own" / "a"
+    assert (tmp_path / "own" / "a").is_dir()
+    assert cache_folder("a") == tmp_path / "own" / "a"
+
+
+def test_a_machine_without_a_place_for_a_cache_has_none(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("POLYFOLD_CACHE", str(tmp_path / "file"))
+    assert cache_folder("a") is None
 
 
 def test_a_seed_decides_pythons_and_numpys_numbers():

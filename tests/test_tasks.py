@@ -24,7 +24,7 @@ def test_single_label_probabilities_are_a_distribution_and_a_temperature_keeps_t
     assert chances.sum(axis=1) == pytest.approx(1.0)
     decided = task.decide(chances)
     assert decided.dtype == np.int64
-    assert np.take_along_axis(logits, decided[:, None], 1)[:, 0] == pytest.approx(logits.max(axis=1), abs=1e-12)
+    assert np.take_along_axis(logits, decided[:, None], 1)[:, 0] == pytest.approx(logits.max(axis=1), abs=1e-5)
 
 
 @settings(deadline=None)

@@ -1,20 +1,27 @@
 """Bulk prediction, file in, file out: what `polyfold predict` does."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from polyfold.console import progress_bar
 from polyfold.errors import InputError
-from polyfold.predictor import Prediction, Predictor
+from polyfold.overlap import one_ahead
+from polyfold.predictions import Predictions
+from polyfold.predictor import Predictor
 from polyfold.streams import (
     STANDARD,
+    Coded,
+    Column,
+    Columns,
     Row,
     Rows,
     SourceFormat,
@@ -35,7 +42,7 @@ class BulkSpec(BaseModel):
     `id` names the column that is carried along; without it a column called `id` is, else `id` is the row's number.
     `keep` carries more input columns, or "all" but the text; the text itself only with `include_text`.
     Predicted columns are `prefix` + task; with `probabilities`, also `prefix` + task:label. In CSV a multi-label
-    task's labels are joined by `label_delimiter`. `chunk_rows` rows are in memory at a time.
+    task's labels are joined by `label_delimiter`. `chunk_rows` rows are computed while as many are read.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -106,14 +113,14 @@ def predict_file(
         with (
             open_target(target, write_as, columns.schema, joined) as write,
             progress_bar("predict", rows.total) as bar,
+            closing(one_ahead(_chunks(rows, columns, spec))) as chunks,
         ):
-            for chunk in _chunks(rows, columns, spec):
+            for chunk in chunks:
                 texts = [row[columns.text] for row in chunk]
-                predictions = predictor.predict(texts, spec.tasks, spec.thresholds)
-                numbered = enumerate(zip(chunk, predictions, strict=True), documents + 1)
-                write([_row(number, *pair, columns, spec) for number, pair in numbered])
+                found = predictor.predict(texts, spec.tasks, spec.thresholds)
+                write(_output(documents + 1, chunk, found, columns, spec))
                 documents += len(chunk)
-                truncated += sum(prediction.truncated for prediction in predictions)
+                truncated += int(found.truncated.sum())
                 bar.advance(len(chunk), f"{documents / (perf_counter() - started):.0f} documents/s")
             if not documents:
                 raise InputError("there are no documents in it", file=rows.name, hint="give at least one")
@@ -206,14 +213,17 @@ def _checked(rows: Rows, columns: _Columns, stream: Iterator[Row], *, everything
         yield row
 
 
-def _row(number: int, source: Row, prediction: Prediction, columns: _Columns, spec: BulkSpec) -> Row:
-    """One output row."""
-    row: Row = {"id": number} if columns.id is None else {}
-    row |= {name: source.get(name) for name in columns.carried}
+def _output(first: int, chunk: list[Row], found: Predictions, columns: _Columns, spec: BulkSpec) -> Columns:
+    """The output's columns for a chunk whose first row has this number."""
+    output: dict[str, Column] = {}
+    if columns.id is None:
+        output["id"] = range(first, first + len(chunk))
+    output |= {name: [row.get(name) for row in chunk] for name in columns.carried}
     for task in columns.chosen:
-        row[spec.prefix + task.name] = prediction.labels[task.name]
+        output[spec.prefix + task.name] = Coded(*found.coded(task.name))
         if spec.probabilities:
-            for label, probability in prediction.probabilities[task.name].items():
-                row[f"{spec.prefix}{task.name}:{label}"] = round(probability, DIGITS)
-    row[spec.prefix + "truncated"] = prediction.truncated
-    return row
+            rounded = np.round(found.probabilities[task.name].astype(np.float64), DIGITS)
+            for label, values in zip(task.labels, rounded.T, strict=True):
+                output[f"{spec.prefix}{task.name}:{label}"] = values
+    output[spec.prefix + "truncated"] = found.truncated
+    return output

@@ -29,11 +29,13 @@ from polyfold.onnx_graph import (
     store_tables_as_int8,
     widen_weights,
 )
+from polyfold.onnx_slimming import fuse_heads, keep_first_token
+from polyfold.runtimes.session import output_name
 
 # The newest opset that torch's script exporter maps Q/DQ and LayerNormalization to without a detour; the dynamo
 # exporter fails on NNCF's fake quantizers.
 OPSET = 17
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 
 
 Embeddings = Literal["int8"]
@@ -161,11 +163,19 @@ def to_onnx(model: Model, half: bool = False, integer: bool = True) -> onnx.Mode
     example = (torch.ones(2, 16, dtype=torch.int64), torch.ones(2, 16, dtype=torch.int64))
     example[1][0, 8:] = 0
     precision = precision_of(classifier)
+    outputs = [output_name(task) for task in model.tasks]
     if precision == FLOAT:
-        return _exported(copy.deepcopy(classifier).half() if half else classifier, model, example)
+        graph = _exported(copy.deepcopy(classifier).half() if half else classifier, model, example)
+        keep_first_token(graph)
+        fuse_heads(graph, outputs)
+        return graph
     graph = _exported(strip(classifier, example), model, example)
     fold_weights(graph)
     merge_equal(graph)
+    if precision != "int8-dynamic":
+        # At run time a tensor's range is taken over all of its tokens: fewer of them would be other numbers.
+        keep_first_token(graph)
+    fuse_heads(graph, outputs)
     if precision == "int8-dynamic" and integer:
         quantize_at_run_time(graph)
         drop_unused(graph)
@@ -179,7 +189,7 @@ def to_onnx(model: Model, half: bool = False, integer: bool = True) -> onnx.Mode
 
 def _exported(module: nn.Module, model: Model, example: tuple[Tensor, Tensor]) -> onnx.ModelProto:
     names = tuple(task.name for task in model.tasks)
-    outputs = [f"logits_{name}" for name in names]
+    outputs = [output_name(task) for task in model.tasks]
     both = {0: "batch", 1: "seq"}
     axes = {"input_ids": both, "attention_mask": both} | {name: {0: "batch"} for name in outputs}
     buffer = io.BytesIO()

@@ -42,7 +42,7 @@ from polyfold.model.padded import Stated, stated
 from polyfold.model.quantized import HOOKS
 from polyfold.model.tokenizer_convert import to_tokenizers_json
 from polyfold.tasks import Task
-from polyfold.text import TokenizerSpec, open_tokenizer, pad, plan_batches
+from polyfold.text import TokenizerSpec, open_tokenizer, pad_rows, plan_batches
 
 STAGE_VERSION = 1
 FOLDER = "transformers"
@@ -294,7 +294,7 @@ def _our_scores(model: Model, source: Path, texts: Sequence[str]) -> dict[str, n
     scores = {task.name: np.zeros((len(texts), len(task.labels))) for task in model.tasks}
     classifier = model.classifier.eval().cpu()
     for rows in plan_batches(encoding.lengths, token_budget=2048):
-        ids, mask = pad([encoding.ids[row] for row in rows], tokenizer.spec.pad_id)
+        ids, mask = pad_rows(encoding, rows, tokenizer.spec.pad_id)
         with torch.no_grad():
             logits = classifier(torch.from_numpy(ids), torch.from_numpy(mask)).logits
         for task in model.tasks:

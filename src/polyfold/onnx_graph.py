@@ -35,7 +35,7 @@ def fold_weights(graph: onnx.ModelProto) -> None:
     A transposition behind the weight is done here as well, so that products read what is stored.
     """
     constants = constants_of(graph)
-    readers = _readers(graph)
+    readers = readers_of(graph)
     removed = []
     for node in list(graph.graph.node):
         if node.op_type != "QuantizeLinear" or node.input[0] not in constants:
@@ -180,7 +180,7 @@ def store_tables_as_int8(graph: onnx.ModelProto, every_token_table: bool = False
 def store_as_bfloat16(graph: onnx.ModelProto) -> None:
     """Store large fp32 weights in bfloat16, widened again where they are read; tables after the lookup."""
     constants = constants_of(graph)
-    readers = _readers(graph)
+    readers = readers_of(graph)
     for name, tensor in constants.items():
         if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims, dtype=np.int64) < LARGE:
             continue
@@ -250,7 +250,7 @@ def _axis(node: onnx.NodeProto) -> int:
     return next((one.i for one in node.attribute if one.name == "axis"), 1)
 
 
-def _readers(graph: onnx.ModelProto) -> Mapping[str, list[onnx.NodeProto]]:
+def readers_of(graph: onnx.ModelProto) -> Mapping[str, list[onnx.NodeProto]]:
     found: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.graph.node:
         for name in dict.fromkeys(node.input):

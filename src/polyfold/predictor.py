@@ -9,17 +9,24 @@
 Only the runtime that the folder names is imported, so an ONNX Runtime or OpenVINO model runs without torch.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from polyfold.artifact import ModelConfig, read_config
-from polyfold.errors import InputError, MissingExtra
+from polyfold.errors import InputError
+from polyfold.overlap import one_ahead
+from polyfold.predictions import Predictions
+from polyfold.runtimes.choice import Choice
+from polyfold.runtimes.opening import Device, RuntimeChoice, open_fastest, open_session
 from polyfold.runtimes.session import Session, SessionSpec
+from polyfold.system import give_memory_back
 from polyfold.tasks import Task
-from polyfold.text import Encoding, Tokenizer, open_tokenizer, pad, plan_batches
+from polyfold.text import Encoding, Tokenizer, open_tokenizer, pad_rows
+from polyfold.text.shapes import plan_shapes
 
 TOKEN_BUDGET = 4096
 """Tokens a batch, padding included: 32 documents of 128, or several hundred short ones."""
@@ -32,20 +39,20 @@ Thresholds = Mapping[str, Mapping[str, float] | float]
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """One document's answer: by task its label, or its labels, and every label's calibrated probability.
+class _Window:
+    """Distinct texts as token ids; `positions` tells for every text which of them it is, None for its own."""
 
-    `truncated` says that the text was longer than the model reads, and its end was not looked at.
-    """
+    encoding: Encoding
+    positions: np.ndarray | None
 
-    labels: dict[str, str | list[str]]
-    probabilities: dict[str, dict[str, float]]
-    truncated: bool
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Values of the distinct texts for all texts."""
+        return values if self.positions is None else values[self.positions]
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model folder, loaded; build it with `Predictor.open`."""
+    """A model folder, loaded; build it with `Predictor.open`. `choice` says how "auto" found its runtime."""
 
     folder: Path
     config: ModelConfig
@@ -54,70 +61,72 @@ class Predictor:
     session: Session
     token_budget: int = TOKEN_BUDGET
     window: int = WINDOW
+    choice: Choice | None = None
 
     @staticmethod
-    def open(
+    def open(  # noqa: PLR0913  (settings, each given by its name)
         path: Path | str,
         *,
+        runtime: RuntimeChoice | None = None,
         threads: int | None = None,
         bf16: bool = False,
+        streams: int | None = None,
         token_budget: int = TOKEN_BUDGET,
         cache_dir: Path | None = None,
+        device: Device = "cpu",
     ) -> "Predictor":
-        """Load a model folder on the runtime its `config.json` names.
+        """Load a model folder on the runtime its `config.json` names, on a given one, or on the fastest ("auto").
 
-        `threads` defaults to every core this process may use; `bf16` and `cache_dir` are OpenVINO's;
-        `token_budget` bounds documents times longest in a batch, and so the memory.
+        `threads` defaults to every core this process may use; `bf16` lets OpenVINO, and what runs on a GPU, use
+        bfloat16; OpenVINO cuts a batch into `streams` parts (one a thread); `token_budget` bounds documents times
+        longest in a batch, and so the memory; `cache_dir` keeps what OpenVINO and TensorRT compile; `device` is
+        where torch, ONNX Runtime and TensorRT compute.
         """
-        for name, value in (("threads", threads), ("token_budget", token_budget)):
+        for name, value in (("threads", threads), ("streams", streams), ("token_budget", token_budget)):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}", hint=f"{name} must be at least 1")
         folder = Path(path)
         config, tasks = read_config(folder)
-        spec = SessionSpec(threads=threads, bf16=bf16, cache_dir=cache_dir)
-        session = _open_session(folder, config, tasks, spec)
-        tokenizer = open_tokenizer(folder, config.tokenizer)
-        return Predictor(folder, config, tasks, tokenizer, session, token_budget)
+        spec = SessionSpec(threads=threads, bf16=bf16, streams=streams, cache_dir=cache_dir, device=device)
+        if runtime == "auto":
+            opened = open_fastest(folder, config, tasks, spec)
+            session, choice = opened.session, opened.choice
+        else:
+            session, choice = open_session(folder, config, tasks, spec, runtime), None
+        tokenizer = open_tokenizer(folder, config.tokenizer, threads)
+        give_memory_back()
+        return Predictor(folder, config, tasks, tokenizer, session, token_budget, choice=choice)
 
     def predict(
         self,
         texts: Sequence[str],
         tasks: Sequence[str] | None = None,
         thresholds: Thresholds | None = None,
-    ) -> list[Prediction]:
+    ) -> Predictions:
         """Predictions in the order of `texts`, for all tasks or those named.
 
-        `thresholds` replace the tuned ones of multi-label tasks. Equal texts are computed once.
+        `thresholds` replace the tuned ones of multi-label tasks. Equal texts are computed once where they stand
+        within `window` documents of each other. While one window is computed, the next is tokenized.
         """
         chosen = self._chosen(tasks)
         limits = self._limits(thresholds or {})
-        logits, truncated = self._logits(texts)
-        answers = []
-        for task in chosen:
-            probabilities = task.probabilities(logits[task.name])
-            decided = task.decide(probabilities, limits.get(task.name))
-            answers.append((task, _label_names(task, decided), probabilities.tolist()))
-        return [
-            Prediction(
-                {task.name: labels[row] for task, labels, _ in answers},
-                {task.name: dict(zip(task.labels, values[row], strict=True)) for task, _, values in answers},
-                bool(truncated[row]),
-            )
-            for row in range(len(truncated))
-        ]
+        logits, truncated = self._logits(texts, chosen)
+        probabilities = {task.name: task.probabilities(logits[task.name]) for task in chosen}
+        decided = {task.name: task.decide(probabilities[task.name], limits.get(task.name)) for task in chosen}
+        return Predictions(tuple(chosen), probabilities, decided, truncated)
 
     def logits(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """Uncalibrated logits by task, float32 [n, labels], in the order of `texts`."""
-        return self._logits(texts)[0]
+        return self._logits(texts, self.tasks)[0]
 
-    def logits_of_ids(self, encoding: Encoding) -> dict[str, np.ndarray]:
-        """Logits by task, float32 [n, labels], of documents that are already token ids."""
-        found = {task.name: np.empty((len(encoding), len(task.labels)), np.float32) for task in self.tasks}
-        for batch in plan_batches(encoding.lengths, self.token_budget):
-            input_ids, attention_mask = pad([encoding.ids[row] for row in batch], self.tokenizer.spec.pad_id)
-            logits = self.session.run(input_ids, attention_mask)
-            for task in self.tasks:
-                found[task.name][batch] = logits[task.name]
+    def logits_of_ids(self, encoding: Encoding, tasks: Sequence[Task] | None = None) -> dict[str, np.ndarray]:
+        """Logits by task (all, or some), float32 [n, labels], of documents that are already token ids."""
+        wanted = self.tasks if tasks is None else tasks
+        found = {task.name: np.empty((len(encoding), len(task.labels)), np.float32) for task in wanted}
+        for batch in plan_shapes(encoding.lengths, self.token_budget):
+            logits = self.session.run(*pad_rows(encoding, batch, self.tokenizer.spec.pad_id))
+            for name, values in found.items():
+                values[batch] = logits[name]
         for name, values in found.items():
             if not np.isfinite(values).all():
                 raise InputError(
@@ -128,28 +137,33 @@ class Predictor:
                 )
         return found
 
-    def _logits(self, texts: Sequence[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Logits by task and which texts were cut, in the order of `texts`; equal texts run once."""
+    def _logits(self, texts: Sequence[str], tasks: Sequence[Task]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Logits by task and which texts were cut, in the order of `texts`."""
         _check_texts(texts)
-        places: dict[str, int] = {}
-        positions = np.fromiter(
-            (places.setdefault(text, len(places)) for text in texts), dtype=np.int64, count=len(texts)
-        )
-        parts = list(self._windows(list(places)))
-        if not parts:
-            return {task.name: np.empty((0, len(task.labels)), np.float32) for task in self.tasks}, np.empty(
-                0, bool
-            )
-        logits = {
-            task.name: np.concatenate([part[task.name] for part, _ in parts])[positions] for task in self.tasks
-        }
-        return logits, np.concatenate([cut for _, cut in parts])[positions]
+        logits = {task.name: np.empty((len(texts), len(task.labels)), np.float32) for task in tasks}
+        truncated = np.empty(len(texts), dtype=bool)
+        with closing(self._windows(texts)) as windows:
+            for start, window in zip(range(0, len(texts), self.window), windows, strict=True):
+                rows = slice(start, start + self.window)
+                for name, values in self.logits_of_ids(window.encoding, tasks).items():
+                    logits[name][rows] = window.spread(values)
+                truncated[rows] = window.spread(window.encoding.truncated)
+        return logits, truncated
 
-    def _windows(self, texts: list[str]) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-        """Encode and run `window` texts at a time, so that token ids never pile up."""
-        for start in range(0, len(texts), self.window):
-            encoding = self.tokenizer.encode(texts[start : start + self.window], self.config.max_length)
-            yield self.logits_of_ids(encoding), encoding.truncated
+    def _windows(self, texts: Sequence[str]) -> Generator[_Window, None, None]:
+        """`window` texts at a time, tokenized in the background one window ahead, so that ids never pile up."""
+        parts = (texts[start : start + self.window] for start in range(0, len(texts), self.window))
+        windows = map(self._window, parts)
+        # A single window has nothing to be ahead of, and a thread would only cost its start.
+        yield from windows if len(texts) <= self.window else one_ahead(windows)
+
+    def _window(self, texts: Sequence[str]) -> _Window:
+        distinct = dict.fromkeys(texts)
+        positions = None
+        if len(distinct) < len(texts):
+            places = {text: place for place, text in enumerate(distinct)}
+            positions = np.fromiter(map(places.__getitem__, texts), dtype=np.int64, count=len(texts))
+        return _Window(self.tokenizer.encode(list(distinct), self.config.max_length), positions)
 
     def _chosen(self, names: Sequence[str] | None) -> list[Task]:
         if names is None:
@@ -185,6 +199,8 @@ def _check_texts(texts: Sequence[str]) -> None:
     """Refuse what is not a list of texts, naming the row; any string is a text, the empty one too."""
     if isinstance(texts, str | bytes):
         raise InputError("one text was given where a list is expected", hint="write predict([text])")
+    if set(map(type, texts)) <= {str}:
+        return
     for row, text in enumerate(texts, 1):
         if not isinstance(text, str):
             problem = f"a document is {type(text).__name__}, not text"
@@ -205,33 +221,3 @@ def _merged(task: Task, given: Mapping[str, float] | float) -> tuple[float, ...]
             )
     tuned = task.thresholds or (0.5,) * len(task.labels)
     return tuple(by_label.get(label, own) for label, own in zip(task.labels, tuned, strict=True))
-
-
-def _label_names(task: Task, decided: np.ndarray) -> list[str | list[str]]:
-    if not task.multi_label:
-        return [task.labels[index] for index in decided.tolist()]
-    return [[label for label, on in zip(task.labels, row, strict=True) if on] for row in decided.tolist()]
-
-
-def _open_session(folder: Path, config: ModelConfig, tasks: Sequence[Task], spec: SessionSpec) -> Session:
-    match config.runtime:
-        case "onnxruntime":
-            from polyfold.runtimes.onnxruntime import open_onnxruntime
-
-            return open_onnxruntime(folder, config, tasks, spec)
-        case "openvino":
-            from polyfold.runtimes.openvino import open_openvino
-
-            return open_openvino(folder, config, tasks, spec)
-        case "torch":
-            if spec.bf16 or spec.threads is not None:
-                raise InputError(
-                    "threads and bf16 are not options of the torch runtime",
-                    file=folder,
-                    hint="leave them out (OMP_NUM_THREADS sets torch's threads), or export the model",
-                )
-            try:
-                from polyfold.runtimes.torch import open_torch
-            except ModuleNotFoundError as error:
-                raise MissingExtra(error.name or "torch", "train") from None
-            return open_torch(folder)

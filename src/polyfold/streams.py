@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from json.encoder import encode_basestring
+from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TextIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -32,6 +35,7 @@ SUFFIXES: Mapping[str, SourceFormat] = {
     ".txt": "text",
 }
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+TRUTH = {True: "true", False: "false"}
 
 LONGEST_FIELD = 2**30
 """Characters in a CSV field; Python's own 131,072 would refuse texts that JSONL takes."""
@@ -237,15 +241,17 @@ def _parquet_rows(file: pq.ParquetFile, name: str, columns: Sequence[str]) -> It
     while True:
         try:
             batch = next(batches, None)
-            rows = [] if batch is None else batch.to_pylist()
+            # Column by column: Arrow's own rows take three times as long.
+            values = [] if batch is None else [column.to_pylist() for column in batch.columns]
         except UnicodeDecodeError:
             raise _not_utf8(name, row) from None
         except (pa.ArrowException, OSError) as error:
             raise _corrupt(name, error) from None
         if batch is None:
             return
-        yield from rows
-        row += len(rows)
+        names = batch.schema.names
+        yield from (dict(zip(names, cells, strict=True)) for cells in zip(*values, strict=True))
+        row += batch.num_rows
 
 
 def _corrupt(name: str, error: Exception) -> InputError:
@@ -253,12 +259,28 @@ def _corrupt(name: str, error: Exception) -> InputError:
     return InputError(f"corrupt, or not Parquet: {reason}", file=name, hint="write or download the file again")
 
 
-Write = Callable[[Sequence[Row]], None]
+@dataclass(frozen=True)
+class Coded:
+    """A column of few different values: row i holds `values[codes[i]]`. Each value is written out once."""
+
+    values: Sequence[Any]
+    codes: np.ndarray
+
+    def spread(self, cells: Iterable[Any]) -> list[Any]:
+        """Every row's cell, given each value's."""
+        return list(np.fromiter(cells, dtype=object, count=len(self.values))[self.codes].tolist())
+
+
+Column = Sequence[Any] | np.ndarray | Coded
+Columns = Mapping[str, Column]
+"""Rows side by side: a column's values under its name, all of one length."""
+
+Write = Callable[[Columns], None]
 
 
 @contextmanager
 def open_target(target: Path, kind: TargetFormat, schema: pa.Schema, joined: Mapping[str, str]) -> Iterator[Write]:
-    """A function that appends rows of these columns to a file or standard output.
+    """A function that appends rows, given as columns of these names, to a file or standard output.
 
     `joined` names the columns of lists that CSV holds as one cell, and the delimiter between their items. The
     file takes its name when the block ends well; after an error nothing is left.
@@ -279,7 +301,7 @@ def open_target(target: Path, kind: TargetFormat, schema: pa.Schema, joined: Map
     with _draft(target) as draft:
         if kind == "parquet":
             with pq.ParquetWriter(draft, schema) as writer:
-                yield lambda rows: writer.write_table(_table(rows, schema))
+                yield lambda columns: writer.write_table(_table(columns, schema))
         else:
             with draft.open("w", encoding="utf8", errors="backslashreplace", newline="") as text:
                 yield _text_writer(text, kind, schema, joined)
@@ -309,20 +331,52 @@ def _draft(target: Path) -> Iterator[Path]:
 def _text_writer(file: TextIO, kind: TargetFormat, schema: pa.Schema, joined: Mapping[str, str]) -> Write:
     names = list(schema.names)
     if kind == "jsonl":
+        # One template a line: building and dumping a dict a row would take longer than a small model does.
+        keys = [json.dumps(name, ensure_ascii=False).replace("%", "%%") for name in names]
+        template = "{" + ", ".join(f"{key}: %s" for key in keys) + "}\n"
         # A lone surrogate leaves as the JSON escape it came as: that is what "backslashreplace" writes.
-        return lambda rows: file.writelines(
-            json.dumps({name: row[name] for name in names}, ensure_ascii=False, default=str) + "\n" for row in rows
+        return lambda columns: file.writelines(
+            template % row for row in zip(*(_json_cells(columns[name]) for name in names), strict=True)
         )
     writer = csv.writer(file, delimiter=DELIMITERS[kind], lineterminator="\n")
     writer.writerow(names)
-    return lambda rows: writer.writerows([_cell(row[name], joined.get(name)) for name in names] for row in rows)
+    return lambda columns: writer.writerows(
+        zip(*(_csv_cells(columns[name], joined.get(name)) for name in names), strict=True)
+    )
 
 
-def _cell(value: Any, delimiter: str | None) -> str:
-    """A value in a CSV: null is empty, truth is JSON's, other lists and objects are JSON."""
-    if isinstance(value, list) and delimiter is not None:
-        return delimiter.join(value)
-    return "" if value is None else _plain(value)
+def _values(column: Sequence[Any] | np.ndarray) -> tuple[Sequence[Any], set[type]]:
+    """A column's values as Python's own, and their types."""
+    values = column.tolist() if isinstance(column, np.ndarray) else column
+    return values, set(map(type, values))
+
+
+def _json_cells(column: Column) -> Iterable[str]:
+    """Values as JSON, those of one plain type without asking each what it is."""
+    if isinstance(column, Coded):
+        return column.spread(_json_cells(column.values))
+    values, types = _values(column)
+    if types == {str}:
+        return map(encode_basestring, values)
+    if types == {bool}:
+        return map(TRUTH.__getitem__, values)
+    if types == {int} or (types == {float} and all(map(isfinite, values))):
+        return map(repr, values)
+    return (json.dumps(value, ensure_ascii=False, default=str) for value in values)
+
+
+def _csv_cells(column: Column, delimiter: str | None) -> Iterable[Any]:
+    """Values in a CSV: null is empty, truth is JSON's, other lists and objects are JSON."""
+    if isinstance(column, Coded):
+        return column.spread(_csv_cells(column.values, delimiter))
+    values, types = _values(column)
+    if types == {bool}:
+        return map(TRUTH.__getitem__, values)
+    if types <= {str} or types == {int} or (types == {float} and all(map(isfinite, values))):
+        return values
+    if types <= {list, tuple} and delimiter is not None:
+        return map(delimiter.join, values)
+    return ("" if value is None else _plain(value) for value in values)
 
 
 def _plain(value: Any) -> str:
@@ -333,12 +387,14 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _table(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
-    """Rows as Arrow; what is no string in a column of strings (an id in JSONL, say) becomes one."""
-    columns = []
-    for field in schema:
-        values = [row[field.name] for row in rows]
-        if pa.types.is_string(field.type):
-            values = [None if value is None else _plain(value) for value in values]
-        columns.append(pa.array(values, field.type))
-    return pa.Table.from_arrays(columns, schema=schema)
+def _table(columns: Columns, schema: pa.Schema) -> pa.Table:
+    """Columns as Arrow; what is no string in a column of strings (an id in JSONL, say) becomes one."""
+    return pa.Table.from_arrays([_array(columns[field.name], field.type) for field in schema], schema=schema)
+
+
+def _array(column: Column, kind: pa.DataType) -> pa.Array:
+    if isinstance(column, Coded):
+        return _array(column.values, kind).take(pa.array(column.codes))
+    if pa.types.is_string(kind):
+        column = [None if value is None else _plain(value) for value in column]
+    return pa.array(column, kind)

@@ -1,5 +1,6 @@
 """The machine and the process: hardware and versions, seeds, memory, telemetry off."""
 
+import ctypes
 import logging
 import os
 import platform
@@ -69,6 +70,29 @@ def cores() -> int:
     return len(psutil.Process().cpu_affinity()) if platform.system() == "Linux" else (os.cpu_count() or 1)
 
 
+def physical_cores() -> int:
+    """Of the cores this process may use, those that are no twins of simultaneous multithreading."""
+    logical, physical = psutil.cpu_count() or 1, psutil.cpu_count(logical=False) or 1
+    return max(1, cores() * min(physical, logical) // logical)
+
+
+def cache_folder(name: str) -> Path | None:
+    """A folder of this user for what is worth keeping between starts; None where the machine has no place for it.
+
+    `POLYFOLD_CACHE` names the root, else it is `polyfold` in `XDG_CACHE_HOME` or `~/.cache`. What lies there may
+    be deleted at any time: it is made again.
+    """
+    given, shared = os.environ.get("POLYFOLD_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    try:
+        root = Path(given) if given else Path(shared or Path.home() / ".cache") / "polyfold"
+        folder = root / name
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        # A home that cannot be written, or none at all (Path.home() raises RuntimeError): common in containers.
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
 def seed_numpy(seed: int) -> None:
     """Seed Python's and numpy's global generators; torch is seeded where it is used."""
     random.seed(seed)
@@ -100,6 +124,15 @@ def peak_memory_mb() -> float:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def give_memory_back() -> None:
+    """Return to the system what was freed and is still held for later: after loading, some tens of megabytes.
+
+    glibc's own; elsewhere nothing is done.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _version(name: str) -> str | None:

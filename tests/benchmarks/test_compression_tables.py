@@ -218,7 +218,7 @@ def test_the_reference_student_in_int8_carries_the_goals_as_well(folder):
     ],
 )
 def test_a_goal_is_met_as_it_is_written(value, goal, met):
-    assert tables.is_met(tables.Figure(value, goal, "")) is met
+    assert tables.is_met(value, goal) is met
 
 
 ratios = st.tuples(*[st.floats(0.5, 2.0)] * 3).map(sorted).map(lambda three: Ratio(three[1], three[0], three[2]))

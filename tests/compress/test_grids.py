@@ -97,7 +97,7 @@ def test_corrected_biases_leave_the_mean_of_every_layers_output_where_it_was(fam
 def test_calibration_batches_hold_documents_of_like_length_drawn_by_the_seed():
     lengths = np.random.default_rng(0).integers(3, 30, 60)
     ids = [np.arange(length, dtype=np.int64) + 5 for length in lengths]
-    encoded = EncodedDocuments(toy_documents(60, 1), Encoding(ids, np.zeros(60, bool)), pad_id=1)
+    encoded = EncodedDocuments(toy_documents(60, 1), Encoding.of(ids), pad_id=1)
 
     class OnlySeed:
         seed = 3

@@ -19,6 +19,7 @@ class Divergence:
     """KL divergence from another model's softmax, in double precision, as no training needs it."""
 
     modules = torch.nn.ModuleDict()
+    wanted = frozenset()
 
     def __init__(self, teacher):
         self.teacher = teacher

@@ -1,5 +1,7 @@
 """Plans of an epoch: every document once, within the budget, the same for everybody; sampling temperatures."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from polyfold.data.batches import (
 from polyfold.data.dataset import Documents
 from polyfold.tasks import Task
 from polyfold.text import open_tokenizer
+from polyfold.text.rectangles import RECTANGLE_TOKENS, cheapest_bounds
 from toys import WORDS, write_toy_tokenizer
 
 lengths_of_documents = st.lists(st.integers(1, 200), min_size=1, max_size=120).map(np.array)
@@ -30,9 +33,9 @@ specs = st.builds(
 
 
 @settings(deadline=None)
-@given(lengths_of_documents, specs, st.integers(0, 2**31), st.integers(0, 5))
-def test_an_epoch_holds_every_document_exactly_once_in_steps_of_the_given_size(lengths, spec, seed, epoch):
-    plan = plan_epoch(lengths, None, spec, seed, epoch)
+@given(lengths_of_documents, specs, st.integers(0, 2**31), st.integers(0, 5), st.booleans())
+def test_an_epoch_holds_every_document_exactly_once_in_steps_of_the_given_size(lengths, spec, seed, epoch, ragged):
+    plan = plan_epoch(lengths, None, spec, seed, epoch, ragged)
     assert sorted(np.concatenate([batch for step in plan for batch in step])) == list(range(len(lengths)))
     assert len(plan) == steps_per_epoch(len(lengths), spec)
     sizes = [sum(len(batch) for batch in step) for step in plan]
@@ -71,6 +74,28 @@ def test_seeds_and_epochs_give_other_orders():
         for epoch in range(4)
     }
     assert len(orders) == 16
+
+
+@settings(deadline=None)
+@given(lengths_of_documents, specs, st.integers(0, 100))
+def test_a_ragged_batch_is_within_the_budget_in_the_rectangles_that_it_is_cut_into(lengths, spec, seed):
+    step = plan_epoch(lengths, None, spec.model_copy(update={"length_grouping": "step"}), seed, 0, True)[0]
+    for batch in step:
+        own = lengths[batch]
+        assert (np.diff(own) >= 0).all()
+        # As the model cuts them: with no budget, since the plan has kept to it.
+        bounds = cheapest_bounds(own, own.sum() + own.max() * len(own), RECTANGLE_TOKENS)
+        tokens = sum((end - start) * own[end - 1] for start, end in pairwise(bounds))
+        assert len(batch) == 1 or tokens <= spec.token_budget + RECTANGLE_TOKENS * len(bounds)
+
+
+def test_ragged_batches_are_fewer_and_leave_less_padding():
+    lengths = np.clip(np.random.default_rng(0).lognormal(3.0, 0.7, 640).round(), 3, 128).astype(np.int64)
+    spec = BatchSpec(documents_per_step=64, token_budget=4096)
+    plans = [plan_epoch(lengths, None, spec, 0, 0, ragged) for ragged in (False, True)]
+    assert [sum(len(step) for step in plan) for plan in plans][1] == len(plans[1]) < sum(map(len, plans[0]))
+    for first, second in zip(*plans, strict=True):
+        assert sorted(np.concatenate(first)) == sorted(np.concatenate(second))
 
 
 def test_documents_of_like_length_are_put_together_only_inside_a_step():

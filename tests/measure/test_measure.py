@@ -8,7 +8,7 @@ from polyfold.data.prepare import load_dataset
 from polyfold.errors import InputError
 from polyfold.measure.gates import GateSpec
 from polyfold.measure.measure import Candidate, Ensemble, MeasureSpec, measure
-from polyfold.measure.speed import PredictorSubject, SpeedSpec
+from polyfold.measure.workloads import PredictorSubject
 from polyfold.predictor import Predictor
 from polyfold.text import pad
 
@@ -89,9 +89,8 @@ def test_gates_are_checked_against_the_teacher_and_misspelt_ones_refused(toy_run
 
 
 def test_an_ensemble_asks_every_member(folders, data):
-    spec = SpeedSpec(documents=4)
     names = ("teacher", "teacher.trim_vocabulary")
-    members = tuple(PredictorSubject.of(Predictor.open(folders[name].path), spec) for name in names)
+    members = tuple(PredictorSubject.of(Predictor.open(folders[name].path), 4096, 4) for name in names)
     both = Ensemble(members)
     texts = list(data.test.texts[:4])
     assert both.run_texts(texts) == [member.run_texts(texts) for member in members]

@@ -9,18 +9,9 @@ from pydantic import ValidationError
 
 from polyfold.errors import InputError
 from polyfold.measure.memory import predicting_memory_mb
-from polyfold.measure.speed import (
-    PADDED,
-    REAL_TEXT,
-    PredictorSubject,
-    SpeedSpec,
-    best_batch_size,
-    dense_rows,
-    distinct_texts,
-    measure_speed,
-)
+from polyfold.measure.speed import PADDED, REAL_TEXT, SpeedSpec, measure_speed
+from polyfold.measure.workloads import PredictorSubject
 from polyfold.system import peak_memory_mb
-from polyfold.text import Encoding
 from toys import RecordingSession
 
 QUICK = SpeedSpec(
@@ -52,7 +43,7 @@ class Slow:
 def measured(onnx_predictor, toy_texts):
     """One quick measurement: the report, the subject's batches and the baseline's."""
     session = RecordingSession(onnx_predictor.session)
-    subject = PredictorSubject.of(replace(onnx_predictor, session=session), QUICK)
+    subject = PredictorSubject.of(replace(onnx_predictor, session=session), QUICK.token_budget, QUICK.documents)
     slow = Slow(0.002)
     report = measure_speed({"toy": subject}, slow, [*toy_texts, *toy_texts], QUICK)
     return report, session.batches, slow.seen
@@ -102,44 +93,26 @@ def test_dense_input_has_no_padding_and_the_padded_baseline_is_128_wide(measured
 
 def test_without_real_text_only_the_shapes_are_measured(onnx_predictor, toy_texts):
     spec = QUICK.model_copy(update={"real_text": False})
-    subject = PredictorSubject.of(onnx_predictor, spec)
+    subject = PredictorSubject.of(onnx_predictor, spec.token_budget, spec.documents)
     report = measure_speed({"toy": subject}, Slow(), toy_texts, spec)
     assert set(report.baseline) == {"1x8", "4x8"}
     assert report.baseline_batch_size is None
 
 
+def test_without_a_baseline_the_subjects_are_measured_alone(onnx_predictor, toy_texts):
+    subject = PredictorSubject.of(onnx_predictor, QUICK.token_budget, QUICK.documents)
+    report = measure_speed({"toy": subject}, None, toy_texts, QUICK)
+    assert set(report.subjects["toy"]) == {"1x8", "4x8", REAL_TEXT}
+    assert (report.baseline, report.speedup) == ({}, {"toy": {}})
+
+
 def test_the_baseline_stops_after_its_seconds(onnx_predictor, toy_texts):
     spec = QUICK.model_copy(update={"baseline_rounds": 50, "baseline_seconds": 0.0, "real_text": False})
-    report = measure_speed({"toy": PredictorSubject.of(onnx_predictor, spec)}, Slow(), toy_texts, spec)
+    report = measure_speed(
+        {"toy": PredictorSubject.of(onnx_predictor, spec.token_budget, spec.documents)}, Slow(), toy_texts, spec
+    )
     assert {timing.rounds for timing in report.baseline.values()} == {1}
     assert report.subjects["toy"]["4x8"].rounds == 3
-
-
-def test_the_best_batch_size_is_the_one_of_highest_throughput(onnx_predictor, toy_texts):
-    encoding = onnx_predictor.tokenizer.encode(toy_texts, 16)
-    assert best_batch_size(Slow(0.01), encoding, 1, (1, 2, 8)) == 8
-
-
-def test_texts_are_distinct_and_spread_over_the_file():
-    texts = [f"text {i // 2}" for i in range(200)]
-    chosen = distinct_texts(texts, 10)
-    assert len(set(chosen)) == len(chosen) == 10
-    assert (chosen[0], chosen[-1]) == ("text 0", "text 99")
-    assert distinct_texts(texts, 1000) == list(dict.fromkeys(texts))
-
-
-def test_dense_rows_differ_even_when_the_texts_run_out():
-    encoding = Encoding([np.arange(10), np.arange(10, 16)], np.zeros(2, bool))
-    rows = dense_rows(encoding, 12, 8)
-    assert {len(row) for row in rows} == {8}
-    assert len({row.tobytes() for row in rows}) == 12
-
-
-def test_nothing_to_measure_on_is_an_input_error():
-    with pytest.raises(InputError, match="no texts"):
-        distinct_texts([], 10)
-    with pytest.raises(InputError, match="all empty"):
-        dense_rows(Encoding([np.empty(0, np.int64)], np.zeros(1, bool)), 1, 8)
 
 
 def test_a_misspelt_option_is_refused():

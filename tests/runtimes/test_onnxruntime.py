@@ -5,7 +5,7 @@ import pytest
 
 from polyfold.artifact import read_config
 from polyfold.errors import InputError
-from polyfold.runtimes.onnxruntime import open_onnxruntime
+from polyfold.runtimes.onnxruntime import PROVIDERS, open_onnxruntime
 from polyfold.runtimes.session import SessionSpec
 from toys import TOY_TASKS, toy_graph, write_toy_folder
 
@@ -52,3 +52,29 @@ def test_a_graph_of_other_tasks_is_refused(tmp_path):
 def test_bf16_is_refused(toy_folders):
     with pytest.raises(InputError, match="bf16 is OpenVINO's option"):
         opened(toy_folders["onnxruntime"], bf16=True)
+
+
+def test_streams_are_refused(toy_folders):
+    with pytest.raises(InputError, match="streams are OpenVINO's option"):
+        opened(toy_folders["onnxruntime"], streams=2)
+
+
+def test_how_threads_wait_changes_nothing(toy_folders):
+    spin, sleep = (
+        opened(toy_folders["onnxruntime"], threads=2, spinning=how).run(IDS, MASK) for how in (True, False)
+    )
+    for task in TOY_TASKS:
+        np.testing.assert_array_equal(spin[task.name], sleep[task.name])
+
+
+def test_a_provider_that_silently_steps_aside_is_noticed(toy_folders, monkeypatch):
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime knows GPUs")
+    with pytest.raises(InputError, match="cannot use its CUDAExecutionProvider"):
+        opened(toy_folders["onnxruntime"], device="cuda")
+    # As with onnxruntime-gpu on a machine without CUDA: the provider is listed, and then the processor is used.
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(PROVIDERS.values()))
+    with pytest.warns(UserWarning, match="CUDAExecutionProvider"), pytest.raises(InputError, match="device cpu"):
+        opened(toy_folders["onnxruntime"], device="cuda")

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyfold.artifact import Artifact
@@ -48,6 +48,7 @@ class Asked:
         return self.found
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 11), min_size=1, max_size=20))
 def test_any_rows_come_back_as_they_were_answered(tmp_path_factory, rows):
     found = answers()

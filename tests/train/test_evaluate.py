@@ -40,7 +40,7 @@ def test_unlabelled_documents_count_neither_for_scores_nor_for_calibration(score
     logits = predict_logits(model.classifier, TASKS, encoded, "toy")
     noisy = {}
     for task in TASKS:
-        noise = np.random.default_rng(0).normal(0, 50, logits[task.name].shape)
+        noise = np.random.default_rng(0).normal(0, 50, logits[task.name].shape).astype(np.float32)
         noisy[task.name] = np.where(documents.labelled(task)[:, None], logits[task.name], noise)
         assert not documents.labelled(task).all()
     tasks = calibrate(TASKS, documents, logits)

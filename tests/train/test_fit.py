@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from toy_fit import close, fit_spec, same, state, train_toy
+from toy_fit import close, fit_spec, same, state, toy_transformer, train_toy
 
 from polyfold.batch import Taught
 from polyfold.data.batches import BatchSpec, encode
@@ -65,6 +65,40 @@ def test_the_weights_are_the_same_however_steps_are_cut_into_batches(batch, tmp_
         folder = tmp_path / name
         found.append(state(train_toy(folder, spec, losses=(LabelLoss(class_weights="balanced"),))[0]))
     assert close(*found)
+
+
+@pytest.mark.parametrize("budget", [24, 90, 10_000])
+def test_a_transformer_that_leaves_padding_out_trains_as_it_does_in_padded_batches(budget, tmp_path, monkeypatch):
+    def trained(name):
+        spec = fit_spec(epochs=1, learning_rate=1e-3, batch=BatchSpec(documents_per_step=8, token_budget=budget))
+        model = toy_transformer(tmp_path / name / "source")
+        return state(train_toy(tmp_path / name, spec, model=model)[0])
+
+    short = trained("short")
+    with monkeypatch.context() as patch:
+        # As for a family whose layers are not known.
+        patch.setattr("polyfold.model.first_token.FAMILIES", frozenset())
+        padded = trained("padded")
+    assert close(short, padded)
+    assert not same(short, state(toy_transformer(tmp_path / "other")))
+
+
+def test_a_run_begun_in_bf16_ends_in_it_where_another_precision_would_be_chosen_now(tmp_path, monkeypatch):
+    class Dies(Exception):
+        pass
+
+    def die(*_):
+        raise Dies
+
+    chosen = ["bf16", "fp32"]
+    monkeypatch.setattr("polyfold.train.fit.choose_precision", lambda *_: chosen[0])
+    spec = fit_spec(checkpoint_minutes=0.0)
+    whole = state(train_toy(tmp_path / "whole", spec)[0])
+    with pytest.raises(Dies):
+        train_toy(tmp_path / "killed", spec, evaluate=die)
+    chosen.reverse()
+    assert same(state(train_toy(tmp_path / "killed", spec)[0]), whole)
+    assert not same(state(train_toy(tmp_path / "fresh", spec)[0]), whole)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path):

@@ -47,6 +47,10 @@ class Mortal:
     def modules(self):
         return self.objective.modules
 
+    @property
+    def wanted(self):
+        return self.objective.wanted
+
     def counts(self, batch):
         return self.objective.counts(batch)
 

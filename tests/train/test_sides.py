@@ -28,7 +28,7 @@ def problem(loss, *, student=None, teacher=None, same_tokenizer=True):
 
 
 def encoded_like(source, ids):
-    return EncodedDocuments(source.documents, Encoding(ids, source.encoding.truncated), source.pad_id)
+    return EncodedDocuments(source.documents, Encoding.of(ids, source.encoding.truncated), source.pad_id)
 
 
 def test_relation_heads_must_divide_both_widths_and_one_that_does_is_named():

@@ -4,11 +4,13 @@ import torch
 
 from polyfold.data.batches import BatchSpec, encode, sampling_weights
 from polyfold.losses.labels import LabelLoss
+from polyfold.model.classifier import new_classifier
 from polyfold.text import open_tokenizer
 from polyfold.train.evaluate import dev_scores
 from polyfold.train.fit import FitContext, FitSpec, fit
 from polyfold.train.objectives import TaskObjective
-from toys_torch import TASKS, toy_dataset, toy_model
+from toys_pipeline import transformer_model
+from toys_torch import MAX_LENGTH, TASKS, toy_dataset, toy_model
 
 BATCHES = BatchSpec(documents_per_step=8, token_budget=40)
 
@@ -17,6 +19,15 @@ def fit_spec(**changes):
     """Two epochs of five steps, each of several batches, without any dropout unless asked for."""
     settings = {"epochs": 2, "learning_rate": 0.01, "head_dropout": 0.0, "warmup": 0.2, "batch": BATCHES}
     return FitSpec(**{**settings, **changes})
+
+
+def toy_transformer(folder):
+    """A classifier of the toy's tasks over a BERT of two layers, its tokenizer in `folder`; without any dropout."""
+    model = new_classifier(transformer_model(folder).backbone, TASKS, MAX_LENGTH, 0)
+    for module in model.classifier.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
 
 
 def train_toy(folder, spec, *, model=None, evaluate=None, losses=None, teacher=None, documents=None, seed=3):

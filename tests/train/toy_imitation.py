@@ -32,7 +32,7 @@ def texts(count=COUNT, seed=0, labelled=True, renumber=None):
         values[...] = values if labelled else -1
     names = [str(row) for row in range(count)]
     documents = Documents(names, names, ["en"] * count, names, labels)
-    return EncodedDocuments(documents, Encoding(ids, np.zeros(count, dtype=bool)), pad_id=1)
+    return EncodedDocuments(documents, Encoding.of(ids), pad_id=1)
 
 
 def model_of(family="bert", seed=0, tasks=(), **sizes) -> Model:

@@ -18,7 +18,7 @@ from polyfold.model.classifier import Classifier
 from polyfold.model.operations import Trace
 from polyfold.model.placement import WEIGHTED, Hook, Layout, Placement, is_kept, layer_path, place
 from polyfold.model.quantized import Range, embedding_tables, hooked, insert_quantizers, require_nncf, snap_tables
-from polyfold.text import pad
+from polyfold.text import pad_rows
 
 Mode = Literal["static", "dynamic", "weight_only"]
 
@@ -103,7 +103,7 @@ def calibration_samples(bench: Bench, train: EncodedDocuments, count: int) -> Sa
     ordered = sorted(chosen.tolist(), key=lambda row: int(lengths[row]))
     samples = []
     for start in range(0, len(ordered), BATCH):
-        input_ids, mask = pad([train.encoding.ids[row] for row in ordered[start : start + BATCH]], train.pad_id)
+        input_ids, mask = pad_rows(train.encoding, np.asarray(ordered[start : start + BATCH]), train.pad_id)
         samples.append((torch.from_numpy(input_ids), torch.from_numpy(mask)))
     return samples
 

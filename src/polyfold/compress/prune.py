@@ -231,7 +231,7 @@ class _Work:
     def piece_weights(self) -> Float[Tensor, "vocab"]:
         """How often each piece occurs in the training documents."""
         vocabulary = token_embedding(self._given.classifier.encoder).num_embeddings
-        counts = np.bincount(np.concatenate(self.train.encoding.ids), minlength=vocabulary)
+        counts = np.bincount(self.train.encoding.flat, minlength=vocabulary)
         return torch.from_numpy(counts)
 
     def with_layers(self, model: Model) -> Model:

@@ -20,9 +20,10 @@ from polyfold.measure.gates import GateSpec, check_gates, sentence
 from polyfold.measure.memory import predicting_memory_mb
 from polyfold.measure.operations import encoder_mflops, mflops_of
 from polyfold.measure.report import Cost, Gate, Report, Row
-from polyfold.measure.speed import PredictorSubject, SpeedReport, SpeedSpec, Subject, distinct_texts, measure_speed
+from polyfold.measure.speed import SpeedReport, SpeedSpec, measure_speed
 from polyfold.measure.summary import summarize
 from polyfold.measure.verdicts import best_teacher, judge
+from polyfold.measure.workloads import PredictorSubject, Subject, distinct_texts
 from polyfold.model.backbone import Transformer
 from polyfold.predictor import Predictor
 from polyfold.system import hardware
@@ -203,7 +204,8 @@ def _speed(
     subjects: dict[str, Subject] = {}
     for candidate in candidates:
         if candidate.timed:
-            members = tuple(PredictorSubject.of(one, spec.speed) for one in _asked(candidate, data))
+            budget, documents = spec.speed.token_budget, spec.speed.documents
+            members = tuple(PredictorSubject.of(one, budget, documents) for one in _asked(candidate, data))
             if len(members) == 1:
                 subjects[candidate.name] = members[0]
             elif members:

@@ -107,7 +107,7 @@ def build_small(
 
 def piece_counts(backbone: Backbone, folder: Path, texts: Sequence[str], max_length: int) -> np.ndarray:
     """How often each piece of a vocabulary occurs in texts, int64 [vocab]; its tokenizer is in `folder`."""
-    ids = np.concatenate(open_tokenizer(folder, backbone.tokenizer).encode(texts, max_length).ids)
+    ids = open_tokenizer(folder, backbone.tokenizer).encode(texts, max_length).flat
     return np.bincount(ids, minlength=len(embedding_rows(backbone.module)))
 
 

@@ -5,9 +5,10 @@ one unknown piece in both. Three kinds of texts may get other ids than from Sent
 in 50 languages, 11 did with the embedded encoder's model, all of the second kind):
 
 - those that spell out a special token, a byte piece or a user-defined symbol (`<s>`): a JSON reads it as that one;
-- unigram: where two segmentations differ in the last digits of single precision, in which SentencePiece adds its
-  scores and `tokenizers` does not; BPE: where two overlapping pairs make the same piece, of which SentencePiece
-  takes the left one and `tokenizers` the one that comes first in its table of merges;
+- unigram: where two segmentations score the same (as a rule the same pieces in another order, "..." and "." of
+  "....") or nearly so: SentencePiece adds a text's scores in single precision, `tokenizers` a word's in double;
+  BPE: where two overlapping pairs make the same piece, of which SentencePiece takes the left one and `tokenizers`
+  the one that comes first in its table of merges;
 - with a precompiled character map, rare sequences with combining marks: `tokenizers` looks up whole graphemes.
 """
 

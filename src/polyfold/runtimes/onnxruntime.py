@@ -1,8 +1,9 @@
-"""ONNX Runtime on the processor."""
+"""ONNX Runtime, on the processor or on a GPU."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from polyfold.tasks import Task
 
 # ONNX Runtime's level for errors: its warnings about constant folding are no news to a user.
 ERRORS_ONLY = 3
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,14 @@ def open_onnxruntime(folder: Path, config: ModelConfig, tasks: Sequence[Task], s
         from onnxruntime.capi import onnxruntime_pybind11_state as failures
     except ModuleNotFoundError:
         raise MissingExtra("onnxruntime", "train") from None
-    if spec.bf16:
-        raise InputError("bf16 is OpenVINO's option", file=folder, hint="use an OpenVINO artifact or leave it out")
+    for name, asked in (("bf16 is", spec.bf16), ("streams are", spec.streams not in (None, 1))):
+        if asked:
+            hint = "give runtime openvino, or leave it out"
+            raise InputError(f"{name} OpenVINO's option", file=folder, hint=hint)
+    provider = PROVIDERS[spec.device]
+    if provider not in onnxruntime.get_available_providers():
+        raise _without(provider, folder)
     onnxruntime.disable_telemetry_events()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = spec.threads or cores()
-    options.inter_op_num_threads = spec.streams
-    options.log_severity_level = ERRORS_ONLY
     path = model_file(folder, config)
     # These share no base class but Exception.
     unusable = (
@@ -58,9 +62,31 @@ def open_onnxruntime(folder: Path, config: ModelConfig, tasks: Sequence[Task], s
         failures.RuntimeException,
     )
     try:
-        backend = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        backend = onnxruntime.InferenceSession(str(path), _options(onnxruntime, spec), providers=[provider])
     except unusable as error:
         raise InputError(f"ONNX Runtime cannot load it: {error}", file=path, hint="export it again") from None
+    # A provider whose own libraries are missing is dropped without an error, and the processor steps in.
+    if provider not in backend.get_providers():
+        raise _without(provider, folder)
     inputs, outputs = backend.get_inputs(), backend.get_outputs()
     check_graph(path, tasks, [one.name for one in inputs], [one.name for one in outputs])
     return OnnxRuntimeSession(backend, {task.name: output_name(task) for task in tasks})
+
+
+def _options(onnxruntime: ModuleType, spec: SessionSpec) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = spec.threads or cores()
+    options.log_severity_level = ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spec.spinning else "0")
+    # Patterns are kept for every shape that was ever seen, and batches have thousands; they gained no time.
+    options.enable_mem_pattern = False
+    return options
+
+
+def _without(provider: str, folder: Path) -> InputError:
+    return InputError(
+        f"this ONNX Runtime cannot use its {provider}",
+        file=folder,
+        key="device",
+        hint="install onnxruntime-gpu in place of onnxruntime, with the CUDA it wants, or give device cpu",
+    )

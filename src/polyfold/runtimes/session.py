@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,16 +17,21 @@ INPUTS = ("input_ids", "attention_mask")
 class SessionSpec(BaseModel):
     """How a runtime uses the machine; without `threads` it uses every core the process may.
 
-    `bf16` lets OpenVINO compute what is not int8 in bfloat16. `streams` batches run side by side: one is the
-    fastest for a caller who waits for each batch. `cache_dir` keeps OpenVINO's compiled model between starts.
+    `bf16` lets OpenVINO compute what is not int8 in bfloat16. `streams` parts of a batch run side by
+    side in OpenVINO, without it one a thread. `cache_dir` keeps OpenVINO's compiled model between starts.
+    `device` says where torch and ONNX Runtime compute; TensorRT knows GPUs only, OpenVINO only processors here.
+    `spinning` lets ONNX Runtime's threads wait for work in a busy loop: quicker on cores of one's own, slower
+    where others want them too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     threads: int | None = Field(default=None, ge=1)
     bf16: bool = False
-    streams: int = Field(default=1, ge=1)
+    streams: int | None = Field(default=None, ge=1)
     cache_dir: Path | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+    spinning: bool = True
 
 
 class Session(Protocol):

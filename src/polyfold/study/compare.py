@@ -103,7 +103,8 @@ def write_flips(path: Path, flips: Sequence[Flip], documents: Documents, *, incl
     remaining = iter(flips)
     with open_target(path, kind, schema, {}) as write:
         while chunk := list(islice(remaining, 8192)):
-            write([_line(flip, documents) for flip in chunk])
+            lines = [_line(flip, documents) for flip in chunk]
+            write({name: [line[name] for line in lines] for name in names})
 
 
 def _line(flip: Flip, documents: Documents) -> dict[str, str | None]:

@@ -34,17 +34,31 @@ class CachedTeacher:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         names = [name for name in table.column_names if not name.startswith(COVERED)]
         self._logits = {name: _matrix(table.column(name)) for name in names}
-        self._covered = {name: table.column(COVERED + name) for name in names}
+        self._covered = {name: _Bits(table.column(COVERED + name)) for name in names}
 
     def __call__(self, batch: Batch) -> Taught:
         """The stored answers for the batch's documents."""
         rows, device = batch.index.cpu().numpy(), batch.input_ids.device
         logits = {name: torch.from_numpy(values[rows]).to(device) for name, values in self._logits.items()}
-        covered = {
-            name: torch.from_numpy(bits.take(pa.array(rows)).to_numpy()).to(device)
-            for name, bits in self._covered.items()
-        }
+        covered = {name: torch.from_numpy(bits[rows]).to(device) for name, bits in self._covered.items()}
         return Taught(logits, covered)
+
+
+class _Bits:
+    """A column of truth values where it lies in the file: eight to a byte, the lowest bit first."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        if column.num_chunks == 0:
+            self._bytes, self._offset = np.zeros(0, dtype=np.uint8), 0
+            return
+        assert column.num_chunks == 1, "it is written in one piece"
+        chunk = column.chunk(0)
+        self._bytes, self._offset = np.frombuffer(chunk.buffers()[1], dtype=np.uint8), chunk.offset
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """The values of these rows, bool [rows]."""
+        places = rows + self._offset
+        return np.asarray(self._bytes[places >> 3] >> (places & 7) & 1, dtype=bool)
 
 
 def cache_key(teachers: TeacherSet, documents: Documents) -> str:

@@ -12,13 +12,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from polyfold.artifact import write_atomically
+from polyfold.train.precision import Precision
 
 PROGRESS = "progress.json"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: finished epochs, finished steps of the current epoch, and what was best so far."""
+    """Where a run stands: finished epochs, finished steps of the current epoch, and what was best so far.
+
+    `precision` is what it was begun in, so that it ends in the same wherever it is resumed.
+    """
 
     epoch: int = 0
     step: int = 0
@@ -26,6 +30,7 @@ class Progress:
     best_epoch: int = -1
     epochs_without_gain: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
+    precision: Precision = "fp32"
 
 
 def save_checkpoint(
@@ -59,10 +64,9 @@ def load_checkpoint(
     folder: Path, model: nn.Module, projections: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, dict[str, Tensor]] | None:
     """Restore model, projections, optimizer and random generators; None where there is nothing to resume."""
-    complete = sorted(path for path in folder.glob("epoch*") if not path.name.endswith(".tmp"))
-    if not complete:
+    source = _newest(folder)
+    if source is None:
         return None
-    source = complete[-1]
     model.load_state_dict(load_file(source / "model.safetensors"))
     projections.load_state_dict(load_file(source / "projections.safetensors"))
     _restore_optimizer(optimizer, load_file(source / "optimizer.safetensors"))
@@ -73,6 +77,17 @@ def load_checkpoint(
             torch.cuda.set_rng_state(generators[f"cuda{index}"], index)
     progress = Progress(**json.loads((source / PROGRESS).read_bytes()))
     return progress, load_file(source / "best.safetensors")
+
+
+def begun_precision(folder: Path) -> Precision | None:
+    """The precision of the run that left a checkpoint here; None where there is none."""
+    source = _newest(folder)
+    return None if source is None else json.loads((source / PROGRESS).read_bytes())["precision"]
+
+
+def _newest(folder: Path) -> Path | None:
+    complete = sorted(path for path in folder.glob("epoch*") if not path.name.endswith(".tmp"))
+    return complete[-1] if complete else None
 
 
 def _generators() -> dict[str, Tensor]:

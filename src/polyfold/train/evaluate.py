@@ -12,7 +12,7 @@ from polyfold.data.batches import EncodedDocuments
 from polyfold.data.dataset import Documents
 from polyfold.model.classifier import Model
 from polyfold.tasks import Task
-from polyfold.text import pad, plan_batches
+from polyfold.text import pad_rows, plan_batches
 
 TOKEN_BUDGET = 4096
 
@@ -33,7 +33,7 @@ def predict_logits(
     batches = plan_batches(encoded.encoding.lengths, TOKEN_BUDGET)
     with torch.no_grad(), progress_bar(label, len(encoded)) as bar:
         for indices in batches:
-            input_ids, mask = pad([encoded.encoding.ids[i] for i in indices], encoded.pad_id)
+            input_ids, mask = pad_rows(encoded.encoding, indices, encoded.pad_id)
             outputs = classifier(torch.from_numpy(input_ids).to(device), torch.from_numpy(mask).to(device))
             for name, values in logits.items():
                 values[indices] = outputs.logits[name].float().cpu().numpy()

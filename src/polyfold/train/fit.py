@@ -17,25 +17,38 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from polyfold.artifact import CHECKPOINTS, write_atomically
-from polyfold.batch import Batch
 from polyfold.console import Bar, note, progress_bar
-from polyfold.data.batches import BatchSpec, EncodedDocuments, drop_tokens, plan_epoch, steps_per_epoch
-from polyfold.errors import InputError, MissingExtra
+from polyfold.data.batches import (
+    BatchSpec,
+    EncodedDocuments,
+    plan_epoch,
+    steps_per_epoch,
+)
+from polyfold.errors import MissingExtra
 from polyfold.model.backbone import token_embedding
 from polyfold.model.classifier import Classifier
-from polyfold.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from polyfold.model.first_token import reads_first_token
+from polyfold.system import hardware
+from polyfold.train.checkpoint import Progress, begun_precision, load_checkpoint, save_checkpoint
 from polyfold.train.objectives import Objective
+from polyfold.train.precision import Precision, choose_precision
+from polyfold.train.steps import Noise, Stepper, sparse_gradients
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+
+LOG_STEPS = 10
+"""Losses are logged at every so many steps."""
 
 
 class FitSpec(BaseModel):
     """How long, how fast and how carefully to train.
 
     `head_dropout` zeroes parts of the sentence vector, `token_dropout` makes a share of the tokens unknown.
-    `precision: auto` is bf16 on a GPU that has it, else fp32. An `embedding_learning_rate` of 0 freezes the
-    token embeddings. `patience` stops after so many epochs without a better mean macro-F1 on dev.
+    `precision: auto` is bf16 where the hardware has it and the model is large enough to gain, else fp32. An
+    `embedding_learning_rate` of 0 freezes the token embeddings. `patience` stops after so many epochs without a
+    better mean macro-F1 on dev.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,7 +65,7 @@ class FitSpec(BaseModel):
     token_dropout: float = Field(default=0.0, ge=0, lt=1)
     batch: BatchSpec = BatchSpec()
     patience: int | None = Field(default=None, ge=1)
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto"] | Precision = "auto"
     checkpoint_minutes: float = Field(default=3.0, ge=0)
     tensorboard: bool = False
 
@@ -91,15 +104,20 @@ def fit(
     model.dropout.p = spec.head_dropout
     # Accelerate remembers one precision for the whole process, but each stage of a run has its own.
     AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=_precision(spec))
+    precision = _precision(spec, model, context)
+    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
     # The model is not wrapped: all processes start from the same weights and sum their gradients by hand. A
     # wrapper's own broadcasts wait for ever where a step has fewer batches than there are processes.
     model.to(accelerator.device)
     objective.modules.to(accelerator.device)
     # Fused: one pass over a table of tens of millions of rows instead of several.
     optimizer = torch.optim.AdamW(_groups(model, objective.modules, spec), lr=spec.learning_rate, fused=True)
-    run = _Run(accelerator, model, accelerator.prepare(optimizer), train, objective, spec, weights, context)
-    run.train()
+    if accelerator.scaler is not None:
+        optimizer = accelerator.prepare(optimizer)
+    run = _Run(accelerator, model, optimizer, train, objective, spec, weights, context)
+    run.progress = Progress(precision=precision)
+    with sparse_gradients(model, accelerator.device):
+        run.train()
     accelerator.wait_for_everyone()
     scored = run.progress.best_score if run.best else float("nan")
     return FitResult(scored, run.progress.best_epoch, run.global_step, run.progress.history)
@@ -121,8 +139,8 @@ class _Run:
         self.spec = spec
         self.weights = weights
         self.context = context
-        trained = chain(model.parameters(), objective.modules.parameters())
-        self.parameters = [parameter for parameter in trained if parameter.requires_grad]
+        noise = Noise(spec.token_dropout, train.unknown_id)
+        self.stepper = Stepper(accelerator, model, optimizer, objective, spec.clip_norm, noise)
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         self.per_epoch = steps_per_epoch(len(train), spec.batch)
         self.checkpoints = context.folder / CHECKPOINTS
@@ -130,6 +148,7 @@ class _Run:
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.saved_at = time.monotonic()
+        self.shown = 0
         self.board: SummaryWriter | None = None
 
     @property
@@ -147,7 +166,8 @@ class _Run:
             self.board = _open_board(self.context.folder / "tensorboard", self.global_step)
         total = self.spec.epochs * self.per_epoch
         with progress_bar(self.context.label, total) as bar:
-            bar.jump(self.global_step)
+            self.shown = self.global_step
+            bar.jump(self.shown)
             while self.progress.epoch < self.spec.epochs and not self._out_of_patience():
                 self._epoch(bar)
         if self.board is not None:
@@ -158,70 +178,32 @@ class _Run:
 
     def _epoch(self, bar: Bar) -> None:
         self.model.train()
-        epoch = self.progress.epoch
-        plan = plan_epoch(self.data.encoding.lengths, self.weights, self.spec.batch, self.context.seed, epoch)
+        plan = self._plan()
         for step in plan[self.progress.step :]:
-            losses = self._step(step)
+            self._set_rates()
+            totals = self.stepper.step([self.data.batch(indices) for indices in step])
             self.progress = replace(self.progress, step=self.progress.step + 1)
-            bar.advance(detail=" ".join(f"{name} {value:.3f}" for name, value in losses.items()))
-            if self.global_step % 10 == 0:
-                self._write_log({"losses": losses, "learning_rate": self.optimizer.param_groups[0]["lr"]})
-            if (time.monotonic() - self.saved_at) / 60 >= self.spec.checkpoint_minutes:
+            logged, due = self.global_step % LOG_STEPS == 0, self._checkpoint_due()
+            # A GPU is looked at seldom, since that waits for all its work.
+            if logged or due or self.progress.step == len(plan) or self.accelerator.device.type == "cpu":
+                losses = self.stepper.read(totals, self.global_step)
+                bar.advance(self.global_step - self.shown, " ".join(f"{n} {v:.3f}" for n, v in losses.items()))
+                self.shown = self.global_step
+                if logged:
+                    self._write_log({"losses": losses, "learning_rate": self.optimizer.param_groups[0]["lr"]})
+            if due:
                 self._save()
         self._finish_epoch()
 
-    def _step(self, step: list[np.ndarray]) -> dict[str, float]:
-        """One optimizer step over all its batches; losses are divided by the whole step's pair counts.
+    def _plan(self) -> list[list[np.ndarray]]:
+        """The epoch's steps. On a GPU passes are never ragged: it would wait for the lengths at every one."""
+        on_cpu = self.accelerator.device.type == "cpu"
+        ragged = on_cpu and reads_first_token(self.model, self.objective.wanted)
+        lengths, seed = self.data.encoding.lengths, self.context.seed
+        return plan_epoch(lengths, self.weights, self.spec.batch, seed, self.progress.epoch, ragged)
 
-        Every process knows the whole step, so the counts need no communication. Gradients are summed and not
-        averaged, so an uneven number of batches per process changes nothing.
-        """
-        self._set_rates()
-        batches = [self.data.batch(indices) for indices in step]
-        counts: dict[str, float] = {}
-        for batch in batches:
-            for name, count in self.objective.counts(batch).items():
-                counts[name] = counts.get(name, 0.0) + count
-        totals = dict.fromkeys(counts, 0.0)
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        self.optimizer.zero_grad(set_to_none=True)
-        for batch in batches[rank::world]:
-            with self.accelerator.autocast():
-                sums = self.objective(self.model, self._noisy(batch).to(self.accelerator.device))
-            terms = {name: value / max(1.0, counts[name]) for name, value in sums.items()}
-            self.accelerator.backward(torch.stack(list(terms.values())).sum())
-            for name, value in terms.items():
-                totals[name] += float(value.detach())
-        if world > 1:
-            self._sum_gradients()
-            totals = self._summed(totals)
-        norm = self.accelerator.clip_grad_norm_(self.parameters, self.spec.clip_norm)
-        if norm is not None and not bool(torch.isfinite(torch.as_tensor(norm))) and not self._scaled():
-            raise InputError(
-                f"training diverged at step {self.global_step + 1}: the gradient is not finite",
-                key="fit.learning_rate",
-                hint="lower the learning rate or use precision: fp32; delete the run's folder before trying again",
-            )
-        self.optimizer.step()
-        return totals
-
-    def _noisy(self, batch: Batch) -> Batch:
-        share, unknown_id = self.spec.token_dropout, self.data.unknown_id
-        return batch if not share or unknown_id is None else drop_tokens(batch, share, unknown_id)
-
-    def _sum_gradients(self) -> None:
-        for parameter in self.parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            parameter.grad = self.accelerator.reduce(parameter.grad, reduction="sum")
-
-    def _summed(self, totals: dict[str, float]) -> dict[str, float]:
-        values = torch.tensor(list(totals.values()), device=self.accelerator.device)
-        return dict(zip(totals, self.accelerator.reduce(values, reduction="sum").tolist(), strict=True))
-
-    def _scaled(self) -> bool:
-        # fp16's loss scaler meets infinities on purpose and skips those steps by itself.
-        return self.accelerator.scaler is not None
+    def _checkpoint_due(self) -> bool:
+        return (time.monotonic() - self.saved_at) / 60 >= self.spec.checkpoint_minutes
 
     def _set_rates(self) -> None:
         factor = learning_rate_factor(self.global_step, self.spec.epochs * self.per_epoch, self.spec)
@@ -329,12 +311,10 @@ def _groups(model: Classifier, projections: nn.Module, spec: FitSpec) -> list[di
     return [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in groups.items()]
 
 
-def _precision(spec: FitSpec) -> str:
-    if spec.precision == "auto":
-        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
-    if spec.precision == "fp16" and not torch.cuda.is_available():
-        raise InputError("fp16 needs a GPU", key="fit.precision", hint="give fp32, bf16 or auto")
-    return "no" if spec.precision == "fp32" else spec.precision
+def _precision(spec: FitSpec, model: nn.Module, context: FitContext) -> Precision:
+    """The precision to train in: a resumed run goes on in the one that it was begun in."""
+    begun = begun_precision(context.folder / CHECKPOINTS) if spec.precision == "auto" else None
+    return begun or choose_precision(spec.precision, model, hardware().instructions)
 
 
 def _open_board(folder: Path, step: int) -> "SummaryWriter":

@@ -17,7 +17,8 @@ from polyfold.losses.relations import (
 )
 from polyfold.losses.sentence import SentenceLoss, cosine_sum, similarity_error_sum
 from polyfold.losses.spec import ImitationLoss, LossSpec, named, wanted_of
-from polyfold.model.internals import shape_of, with_internals
+from polyfold.model.first_token import training_outputs
+from polyfold.model.internals import shape_of
 from polyfold.train.sides import Sides, check_losses, check_taskless, mapped_layers
 from polyfold.train.teachers import Teacher
 
@@ -149,13 +150,18 @@ class ImitationObjective:
         """The learned projections."""
         return self.imitation.modules
 
+    @property
+    def wanted(self) -> frozenset[str]:
+        """What the losses read of the student's inside."""
+        return self.imitation.wanted
+
     def counts(self, batch: Batch) -> Mapping[str, float]:
         """Positions, documents or pairs of each loss in this batch."""
         return self.imitation.counts(batch)
 
     def __call__(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Each loss summed over this batch, times its weight."""
-        outputs = with_internals(model, batch.input_ids, batch.attention_mask, self.imitation.wanted)
+        outputs = training_outputs(model, batch.input_ids, batch.attention_mask, self.wanted)
         return self.imitation.sums(outputs, self.teacher(batch), batch)
 
 

@@ -13,7 +13,7 @@ from polyfold.errors import InputError
 from polyfold.losses.labels import LabelLoss, adjusted, multi_label_sum, single_label_sum
 from polyfold.losses.logits import LogitLoss, multi_label_divergence_sum, single_label_divergence_sum
 from polyfold.losses.spec import LossSpec, check_weights, named, needs_teacher, wanted_of
-from polyfold.model.internals import with_internals
+from polyfold.model.first_token import training_outputs
 from polyfold.tasks import Task
 from polyfold.train.imitation import Imitation
 from polyfold.train.sides import Sides
@@ -25,11 +25,14 @@ class Objective(Protocol):
 
     Sums and counts are kept apart because a step may be cut into several batches, or spread over processes:
     Eq. 1 divides by the pair count of the whole step. `modules` are learned projections: trained and saved in
-    checkpoints with the model, but no part of it.
+    checkpoints with the model, but no part of it. `wanted` is what it reads of the model beside logits.
     """
 
     @property
     def modules(self) -> nn.ModuleDict: ...
+
+    @property
+    def wanted(self) -> frozenset[str]: ...
 
     def counts(self, batch: Batch) -> Mapping[str, float]: ...
 
@@ -86,6 +89,11 @@ class TaskObjective:
         """The learned projections."""
         return nn.ModuleDict() if self.imitation is None else self.imitation.modules
 
+    @property
+    def wanted(self) -> frozenset[str]:
+        """What some loss reads of the student's inside."""
+        return frozenset() if self.imitation is None else self.imitation.wanted
+
     def counts(self, batch: Batch) -> Mapping[str, float]:
         """(document, task) pairs of each loss in this batch; positions, documents or pairs for imitation."""
         labelled = float(sum(int(batch.label_mask[task.name].sum()) for task in self.tasks))
@@ -98,8 +106,7 @@ class TaskObjective:
 
     def __call__(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Each loss summed over this batch, times its weight."""
-        wanted = frozenset() if self.imitation is None else self.imitation.wanted
-        outputs = with_internals(model, batch.input_ids, batch.attention_mask, wanted)
+        outputs = training_outputs(model, batch.input_ids, batch.attention_mask, self.wanted)
         taught = self.teacher(batch) if self.teacher is not None else Taught({}, {})
         sums: dict[str, Tensor] = {}
         for name, loss in self.losses.items():

@@ -36,8 +36,7 @@ def aligned(student: EncodedDocuments, teacher: EncodedDocuments) -> bool:
     """
     if not np.array_equal(student.encoding.lengths, teacher.encoding.lengths):
         return False
-    own = np.concatenate(student.encoding.ids).astype(np.int64)
-    other = np.concatenate(teacher.encoding.ids).astype(np.int64)
+    own, other = student.encoding.flat, teacher.encoding.flat
     if np.array_equal(own, other):
         return True
     pairs = np.unique(own * (int(other.max()) + 1) + other)

@@ -6,6 +6,7 @@ looks its own token ids up.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -17,13 +18,17 @@ from polyfold.data.batches import EncodedDocuments, encode
 from polyfold.data.dataset import Documents
 from polyfold.model.backbone import Backbone
 from polyfold.model.classifier import Model, load_model
-from polyfold.model.internals import with_internals
+from polyfold.model.internals import POOLED, with_internals
 from polyfold.tasks import Task
 from polyfold.text import open_tokenizer
+from polyfold.text.rectangles import RECTANGLE_TOKENS, cheapest_bounds
 from polyfold.train.answers import Answers, TeacherSet, combine, coverage, one_answer
 from polyfold.train.sides import Sides, aligned
 
 NOTHING: frozenset[str] = frozenset()
+
+TOKEN_BUDGET = 4096
+"""Tokens of one pass of a model that is asked on a processor."""
 
 
 class Teacher(Protocol):
@@ -40,6 +45,7 @@ class ModelTeacher:
         self.model = model
         self.encoded = encoded
         self.wanted = wanted
+        self._lengths = encoded.encoding.lengths
         model.classifier.eval()
 
     @property
@@ -59,7 +65,19 @@ class ModelTeacher:
         # no_grad and not inference_mode: the student's backward pass keeps what it is compared with.
         if next(self.model.classifier.parameters()).device != device:
             self.model.classifier.to(device)
-        own = self.encoded.batch(index.cpu().numpy()).to(device)
+        rows = index.cpu().numpy()
+        if self.wanted - {POOLED} or device.type != "cpu":
+            return self._ask(rows, device)
+        # Of like length, so that little is padding. A GPU has it done sooner in one pass; a look inside needs one.
+        order = np.argsort(self._lengths[rows], kind="stable")
+        bounds = cheapest_bounds(self._lengths[rows[order]], TOKEN_BUDGET, RECTANGLE_TOKENS)
+        parts = [self._ask(rows[order[start:end]], device) for start, end in pairwise(bounds)]
+        back = torch.from_numpy(np.argsort(order))
+        logits = {name: torch.cat([part.logits[name] for part in parts])[back] for name in parts[0].logits}
+        return Outputs(logits, torch.cat([part.pooled for part in parts])[back])
+
+    def _ask(self, rows: np.ndarray, device: torch.device) -> Outputs:
+        own = self.encoded.batch(rows).to(device)
         with torch.no_grad():
             return with_internals(self.model.classifier, own.input_ids, own.attention_mask, self.wanted)
 

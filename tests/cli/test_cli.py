@@ -20,7 +20,7 @@ from polyfold.measure.report import load_report
 from polyfold.predictor import Predictor
 from toys_pipeline import TASKS, digests, toy_recipe, toy_rows, write_toy_data
 
-COMMANDS = ("run", "data check", "predict", "report", "clean", "compare", "ablate", "extend")
+COMMANDS = ("run", "data check", "predict", "report", "clean", "compare", "ablate", "extend", "benchmark")
 PROGRAM = Path(sys.executable).with_name("polyfold")
 
 
@@ -213,9 +213,37 @@ def test_predict_takes_tasks_thresholds_and_columns(toy_run, model, tmp_path, po
     assert [row["split"] for row in rows] == [row["split"] for row in toy_rows()]
 
 
+def test_predict_on_the_fastest_runtime_says_which_and_measures_once(
+    toy_run, model, tmp_path, polyfold, monkeypatch
+):
+    monkeypatch.setenv("POLYFOLD_CACHE", str(tmp_path / "cache"))
+    answers = []
+    for runtime in ("auto", "auto", "onnxruntime", "openvino"):
+        target = tmp_path / f"{len(answers)}.jsonl"
+        command = ("predict", model, toy_run.project / "toy.csv", "--out", target, "--runtime", runtime)
+        code, _, err = polyfold(*command, "--threads", 1)
+        assert code == 0, err
+        said = [line for line in err.splitlines() if line.startswith("runtime: ")]
+        when = ["now", "before"][len(answers)] if runtime == "auto" else None
+        assert [f"measured {when}" in line for line in said] == ([True] if when else [])
+        answers.append(read_back(target))
+    assert all(one == answers[0] for one in answers)
+    assert len(list((tmp_path / "cache" / "runtimes").glob("*.json"))) == 1
+    assert list((tmp_path / "cache" / "compiled").iterdir())
+
+
+def test_predict_keeps_compiled_models_where_it_is_told(toy_run, model, tmp_path, polyfold):
+    command = ("predict", model, toy_run.project / "toy.csv", "--out", tmp_path / "labels.csv")
+    code, _, err = polyfold(*command, "--runtime", "openvino", "--cache-dir", tmp_path / "compiled")
+    assert code == 0, err
+    assert list((tmp_path / "compiled").iterdir())
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (["--runtime", "torch"], "cannot be opened in 'torch'"),
+        (["--runtime", "abacus"], "abacus"),
         (["--threshold", "topics"], "not of the form"),
         (["--threshold", "topics=high"], "not of the form"),
         (["--threshold", "topics=nan"], "not of the form"),

@@ -1,8 +1,7 @@
-"""Tokenizing and batching laws, on a tiny SentencePiece model and two tiny tokenizers JSON files."""
+"""Tokenizing laws, on a tiny SentencePiece model and tiny tokenizers JSON files, one of them on the fast road."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,10 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_unigram import write_json, xlm_r_form
 
 from polyfold.errors import InputError
-from polyfold.text import Encoding, Tokenizer, TokenizerSpec, open_tokenizer, pad, plan_batches
+from polyfold.text import Tokenizer, TokenizerSpec, open_tokenizer
 
 SENTENCES = [
     "the room was clean and the staff were friendly",
@@ -84,7 +84,9 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]
         hard_vocab_limit=False,
         minloglevel=2,
     )
+    write_json(folder / "fast", xlm_r_form())
     specs = {
+        "fast json": TokenizerSpec(kind="tokenizers", file="fast/tokenizer.json", pad_id=1),
         "json": TokenizerSpec(kind="tokenizers", file="framed.json", pad_id=1),
         "json without specials": TokenizerSpec(kind="tokenizers", file="bare.json", pad_id=1),
         "sentencepiece": TokenizerSpec(kind="sentencepiece", file="tiny.model", pad_id=0, begin_id=1, end_id=2),
@@ -104,6 +106,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]
 
 
 KINDS = (
+    "fast json",
     "json",
     "json without specials",
     "sentencepiece",
@@ -115,7 +118,6 @@ kinds = st.sampled_from(KINDS)
 anything = st.text(st.characters(exclude_categories=()), max_size=20)
 words = st.lists(st.sampled_from(" ".join(SENTENCES).split()), max_size=8).map(" ".join)
 documents = st.one_of(anything, words, st.tuples(words, anything).map(" ".join))
-lengths = st.lists(st.integers(0, 200), max_size=60).map(lambda values: np.asarray(values, dtype=np.int64))
 
 
 @settings(max_examples=150, deadline=None)
@@ -226,46 +228,3 @@ def test_a_missing_or_damaged_tokenizer_file_is_the_users_error(tmp_path: Path, 
         (tmp_path / "file").write_bytes(content)
     with pytest.raises(InputError, match=r"tokenizer|SentencePiece"):
         open_tokenizer(tmp_path, TokenizerSpec(kind=kind, file="file", pad_id=0))
-
-
-@given(lengths=lengths, budget=st.integers(1, 600), most=st.none() | st.integers(1, 10))
-def test_batches_are_a_partition_within_the_budget(lengths, budget, most):
-    batches = plan_batches(lengths, budget, most)
-    placed = np.concatenate(batches) if batches else np.zeros(0, dtype=np.int64)
-    assert sorted(placed.tolist()) == list(range(len(lengths)))
-    assert np.all(np.diff(lengths[placed]) >= 0)
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * lengths[batch].max() <= budget
-        assert most is None or len(batch) <= most
-
-
-@given(lengths=lengths, budget=st.integers(1, 600), most=st.none() | st.integers(1, 10))
-def test_no_batch_could_have_taken_the_next_document(lengths, budget, most):
-    batches = plan_batches(lengths, budget, most)
-    for batch, following in pairwise(batches):
-        grown = len(batch) + 1
-        too_many = most is not None and grown > most
-        assert too_many or grown * lengths[following[0]] > budget
-
-
-@given(
-    ids=st.lists(st.lists(st.integers(0, 99), max_size=9), max_size=6),
-    pad_id=st.integers(0, 99),
-    length=st.none() | st.integers(0, 12),
-)
-def test_padding_fills_on_the_right_and_the_mask_gives_the_documents_back(ids, pad_id, length):
-    input_ids, mask = pad([np.asarray(one, dtype=np.int64) for one in ids], pad_id, length)
-    assert input_ids.shape == mask.shape == (len(ids), max(1, length or 0, *map(len, ids), 0))
-    assert input_ids.dtype == mask.dtype == np.int64
-    for one, row, kept in zip(ids, input_ids, mask, strict=True):
-        assert row[kept == 1].tolist() == one
-        assert kept.tolist() == [1] * len(one) + [0] * (len(kept) - len(one))
-        assert np.all(row[len(one) :] == pad_id)
-
-
-def test_taking_documents_keeps_ids_and_truncation_together():
-    encoding = Encoding([np.asarray([1]), np.asarray([2, 3]), np.asarray([4])], np.asarray([False, True, False]))
-    taken = encoding.take([1, 0])
-    assert [ids.tolist() for ids in taken.ids] == [[2, 3], [1]]
-    assert taken.truncated.tolist() == [True, False]
-    assert taken.lengths.tolist() == [2, 1]

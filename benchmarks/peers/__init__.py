@@ -1,0 +1,1 @@
+"""Polyfold and its peers side by side in one run: see `__main__.py`."""

@@ -1,0 +1,1 @@
+"""`polyfold benchmark`: how fast artifacts are on this machine, beside what the machine could do at best."""

@@ -1,0 +1,72 @@
+"""Segmentations of exactly equal score, of which SentencePiece and `tokenizers` need not choose the same.
+
+The same pieces in another order score the same, and where they also spell the same text ("..." and "." of "....",
+"ha" and "haha" of "hahaha", "." and ".3." around "3.3"), what decides is the last bit of a sum: of the whole
+sentence in single precision, or of the word in double. This is how SentencePiece and `tokenizers` most often come
+to differ.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+REACH = 5
+"""Pieces among which such an order is looked for: nearly always they are two, or three read backwards."""
+
+_FEW = 128
+"""Pieces for which a Python set is quicker than a handful of calls of numpy: one text's."""
+
+
+@dataclass(frozen=True)
+class Ties:
+    """The pieces, the first character of each, and which begin a word: `[vocab]` each."""
+
+    pieces: Sequence[str]
+    first: np.ndarray
+    begins: np.ndarray
+
+    @staticmethod
+    def of(pieces: Sequence[str], word_start: str) -> "Ties":
+        firsts = (ord(piece[0]) if piece else 0 for piece in pieces)
+        first = np.fromiter(firsts, dtype=np.int32, count=len(pieces))
+        return Ties(pieces, first, first == ord(word_start))
+
+    def rows(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """Which documents of a flat array hold pieces that spell the same in another order.
+
+        The other order begins with a later piece, so one with the same first character and in the same word; few
+        places have such a piece near them.
+        """
+        first, begins = self.first[ids], self.begins[ids]
+        if len(ids) < _FEW:
+            inside = first[~begins].tolist()
+            if len(set(inside)) == len(inside):
+                return np.empty(0, dtype=np.int64)
+        word, found = np.cumsum(begins), []
+        for ahead in range(1, REACH):
+            like = (first[ahead:] == first[:-ahead]) & (ids[ahead:] != ids[:-ahead])
+            like &= word[ahead:] == word[:-ahead]
+            places = np.flatnonzero(like)
+            found += [place for place in places.tolist() if self._tied(ids, word, place, ahead)]
+        return np.unique(np.searchsorted(offsets, found, side="right") - 1)
+
+    def _tied(self, ids: np.ndarray, word: np.ndarray, place: int, ahead: int) -> bool:
+        """Whether pieces from this place spell the same with that one `ahead` put first."""
+        stop = place + REACH
+        near = [self.pieces[index] for index in ids[place:stop][word[place:stop] == word[place]].tolist()]
+        leader, rest = near[ahead], near[:ahead] + near[ahead + 1 :]
+        if not "".join(near).startswith(leader):
+            return False
+        lengths = range(ahead, len(near))
+        return any(_spells("".join(near[: count + 1])[len(leader) :], rest[:count]) for count in lengths)
+
+
+def _spells(text: str, parts: list[str]) -> bool:
+    """Whether the parts, each once and in any order, spell the text."""
+    if not parts:
+        return not text
+    return any(
+        text.startswith(part) and _spells(text[len(part) :], parts[:place] + parts[place + 1 :])
+        for place, part in enumerate(parts)
+    )
