@@ -5,26 +5,46 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel, ConfigDict
+
 from cold_start import ColdStartFile
+from fresh import Spread
 from growth_report import GrowthFile
 from peers.results import PeersFile
 from polyfold.benchmark.results import JSON, Agreement, Benchmark, Entry
 from polyfold.errors import InputError
 from polyfold.measure.compare import Comparison
 from polyfold.measure.speed import REAL_TEXT
+from polyfold.system import Hardware
 from results_page import read_content
 from tokenizing import TokenizingFile
 
 if TYPE_CHECKING:
-    # They import torch, which a page is made without where these two were not run.
+    # It imports torch, which a page is made without where no GPU was measured.
     from gpu import GpuFile
-    from training_speed import TrainingFile
 
 TOKENIZING, COLD_START, GROWTH = "tokenizing.json", "cold_start.json", "growth.json"
 TRAINING, PEERS, STUDENT, GPU = "training.json", "peers.json", "student.json", "gpu.json"
 BENCHMARK = JSON
 MINILM = "minilm"
 """How the names of MiniLM-L6's artifacts begin; every other one is a student's."""
+
+
+class TrainingFile(BaseModel):
+    """training.json, as far as the page needs it; ratios are medians of those within a round.
+
+    `documents_per_second` is by way, `cached_over_plain` the seconds of an epoch of distillation with cached
+    logits over those of a plain one, `over_trainer` documents a second over the Hugging Face Trainer's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    command: str
+    hardware: Hardware
+    documents: int
+    documents_per_second: dict[str, Spread]
+    cached_over_plain: Spread
+    over_trainer: Spread
 
 
 @dataclass(frozen=True)
@@ -36,7 +56,7 @@ class Inputs:
     tokenizing: TokenizingFile | None
     cold_start: ColdStartFile | None
     growth: GrowthFile | None
-    training: "TrainingFile | None"
+    training: TrainingFile | None
     peers: PeersFile | None
     student: Comparison | None
     gpu: "GpuFile | None"
@@ -50,7 +70,7 @@ def read_inputs(folder: Path) -> Inputs:
         tokenizing=read_content(folder / TOKENIZING, TokenizingFile),
         cold_start=read_content(folder / COLD_START, ColdStartFile),
         growth=read_content(folder / GROWTH, GrowthFile),
-        training=_training(folder / TRAINING),
+        training=read_content(folder / TRAINING, TrainingFile),
         peers=read_content(folder / PEERS, PeersFile),
         student=read_content(folder / STUDENT, Comparison),
         gpu=_gpu(folder / GPU),
@@ -58,14 +78,6 @@ def read_inputs(folder: Path) -> Inputs:
     if not any(part for name, part in vars(found).items() if name != "folder"):
         raise InputError("there are no results of speed here", file=folder, hint="give the folder they lie in")
     return found
-
-
-def _training(path: Path) -> "TrainingFile | None":
-    if not path.is_file():
-        return None
-    from training_speed import TrainingFile
-
-    return read_content(path, TrainingFile)
 
 
 def _gpu(path: Path) -> "GpuFile | None":

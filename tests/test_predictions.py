@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyfold.predictions import Prediction, Predictions
@@ -58,6 +58,7 @@ def test_iterating_slicing_and_comparing_are_a_lists():
     assert columns(0) == []
 
 
+@settings(deadline=None)
 @given(st.integers(0, 200), st.integers(1, 130), st.sampled_from([0.0, 0.02, 0.5, 1.0]), st.integers(0, 99))
 def test_names_are_those_of_the_decided_labels(count, width, share, seed):
     # More labels than a byte or a word has bits, and as few or as many of them as can apply.

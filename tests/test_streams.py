@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyfold.streams import Coded, open_target
@@ -24,6 +24,7 @@ def written(target, columns, fields):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(NAMES, min_size=1, max_size=4),
     st.lists(st.lists(NAMES, max_size=3), min_size=1, max_size=4),

@@ -71,7 +71,7 @@ class Predictions(Sequence[Prediction]):
         return found
 
     def coded(self, task: str) -> tuple[tuple[str, ...] | list[tuple[str, ...]], np.ndarray]:
-        """A task's different answers, as `names` gives them, and which of them is each document's: int64 [n]."""
+        """Different answers to a task, as `names` gives them, and which of them is each document's: int64 [n]."""
         labels = next(one.labels for one in self.tasks if one.name == task)
         decided = self.decided[task]
         if decided.ndim == 1:
@@ -82,7 +82,7 @@ class Predictions(Sequence[Prediction]):
         rows = dict(zip(patterns, range(len(patterns)), strict=True))
         places = dict(zip(rows, range(len(rows)), strict=True))
         codes = np.fromiter(map(places.__getitem__, patterns), dtype=np.int64, count=len(patterns))
-        return _applying(decided[list(rows.values())], labels), codes
+        return list(map(tuple, _applying(decided[list(rows.values())], labels))), codes
 
     def _part(self, rows: slice) -> "Predictions":
         return Predictions(
@@ -93,10 +93,8 @@ class Predictions(Sequence[Prediction]):
         )
 
     def _objects(self) -> Iterator[Prediction]:
-        names: dict[str, list[Any]] = {task.name: self.names(task.name) for task in self.tasks}
-        for task in self.tasks:
-            if task.multi_label:
-                names[task.name] = list(map(list, names[task.name]))
+        # Lists of their own, straight from the array: looking for equal answers would cost one document 9 us.
+        names = {task.name: _applying(self.decided[task.name], task.labels) for task in self.tasks}
         values = {task.name: self.probabilities[task.name].tolist() for task in self.tasks}
         for row, cut in enumerate(self.truncated.tolist()):
             yield Prediction(
@@ -106,11 +104,13 @@ class Predictions(Sequence[Prediction]):
             )
 
 
-def _applying(decided: np.ndarray, labels: Sequence[str]) -> list[tuple[str, ...]]:
-    """The labels that each row of a multi-label array says apply, in their own order."""
+def _applying(decided: np.ndarray, labels: Sequence[str]) -> list[Any]:
+    """The label that each row of decided labels names, or in a multi-label array a list of those that apply."""
+    if decided.ndim == 1:
+        return [labels[place] for place in decided.tolist()]
     flat = _objects_of(labels)[np.nonzero(decided)[1]].tolist()
     ends = np.count_nonzero(decided, axis=1).cumsum().tolist()
-    return [tuple(flat[start:end]) for start, end in pairwise([0, *ends])]
+    return [flat[start:end] for start, end in pairwise([0, *ends])]
 
 
 def _objects_of(values: Sequence[str] | Sequence[tuple[str, ...]]) -> np.ndarray:

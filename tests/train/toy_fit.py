@@ -22,7 +22,7 @@ def fit_spec(**changes):
 
 
 def toy_transformer(folder):
-    """A classifier of the toy's tasks over a BERT of two layers, its tokenizer in `folder`; without any dropout."""
+    """A classifier of the toy's tasks over a BERT of two layers, its tokenizer in `folder`; no dropout."""
     model = new_classifier(transformer_model(folder).backbone, TASKS, MAX_LENGTH, 0)
     for module in model.classifier.modules():
         if isinstance(module, torch.nn.Dropout):

@@ -14,7 +14,7 @@ from polyfold.measure.rounds import Timing, Work, take_turns
 from polyfold.measure.speed import REAL_TEXT
 from polyfold.measure.workloads import PredictorSubject, dense_work, text_work
 from polyfold.system import cores
-from polyfold.text import plan_batches
+from polyfold.text.shapes import plan_shapes
 
 Floors = Mapping[str, Floor]
 """By candidate; those whose operations are not known are missing."""
@@ -29,7 +29,7 @@ def dense_floor(floor: Floor | None, shape: tuple[int, int]) -> float | None:
 
 def text_floor(floor: Floor | None, lengths: np.ndarray, token_budget: int) -> float | None:
     """The least seconds for all documents, in as many batches as they are planned in."""
-    return floor.seconds(lengths, len(plan_batches(lengths, token_budget))) if floor is not None else None
+    return floor.seconds(lengths, len(plan_shapes(lengths, token_budget))) if floor is not None else None
 
 
 def single_floor(floor: Floor | None, lengths: np.ndarray) -> float | None:

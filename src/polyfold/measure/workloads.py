@@ -9,7 +9,8 @@ import numpy as np
 from polyfold.errors import InputError
 from polyfold.measure.rounds import Turns, Work, timed
 from polyfold.predictor import Predictor
-from polyfold.text import Encoding, Ids, pad, plan_batches
+from polyfold.text import Encoding, Ids, pad
+from polyfold.text.shapes import plan_shapes
 
 PADDED_WIDTH = 128
 
@@ -122,7 +123,7 @@ def text_work(subject: Subject, texts: Sequence[str], single_texts: int, turns: 
 
 def batches_work(subject: IdsSubject, encoding: Encoding, pad_id: int, token_budget: int, turns: Turns) -> Work:
     """Token ids alone: one call is all documents in length-sorted token-budget batches."""
-    plan = plan_batches(encoding.lengths, token_budget)
+    plan = plan_shapes(encoding.lengths, token_budget)
     batches = [pad([encoding.ids[row] for row in batch], pad_id) for batch in plan]
 
     def everything() -> None:
