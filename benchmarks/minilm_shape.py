@@ -1,12 +1,13 @@
 """An encoder of mMiniLMv2-L6-H384's shape that can be trained where the published one cannot be downloaded.
 
-    python benchmarks/minilm_shape.py --data ../shared/data --tokenizers ../shared/tokenizers --out runs/minilm-shape
+    python benchmarks/minilm_shape.py --data ../shared/data --tokenizers ../shared/tokenizers \\
+        --out runs/minilm-shape
 
-Six layers, 384 wide, 12 heads, 1536 in the feed-forward layers, over XLM-R's 250,002 pieces. The layers are random.
-The token table is not: each of XLM-R's pieces is cut by the embedded encoder's own tokenizer, and gets the mean of
-the rows found there, on their 384 leading principal directions (pieces weighed by how often texts have them). So a
-few epochs teach it something, and speed, int8 and label agreement can be measured on trained weights. It is no
-substitute for the published checkpoint, which was distilled on web-scale text.
+Six layers, 384 wide, 12 heads, 1536 in the feed-forward layers, over XLM-R's 250,002 pieces. The layers are
+random. The token table is not: each of XLM-R's pieces is cut by the embedded encoder's own tokenizer, and gets
+the mean of the rows found there, on their 384 leading principal directions (pieces weighed by how often texts
+have them). So a few epochs teach it something, and speed, int8 and label agreement can be measured on trained
+weights. It is no substitute for the published checkpoint, which was distilled on web-scale text.
 
 Writes a folder in the hub's layout (config.json, model.safetensors, tokenizer.json). A minute, 4 GB of memory.
 """

@@ -49,6 +49,8 @@ def throughput(inputs: Inputs) -> Section:
         for key, one in found.baseline.speed.items():
             name = f"baseline.documents_per_second.{key}"
             section.add(name, one.timing.documents_per_second, found.command, rate_bound(one))
+        rates = [f"{_rate(one)} on {speed_title(key)}" for key, one in found.baseline.speed.items()]
+        section.short = [f"**The baseline**, {escape(found.baseline.name)} in fp32 in PyTorch: {listed(rates)}."]
     for entry in found.entries:
         _speed_figures(section, f"artifact.{plain(entry.name)}", entry, found.command)
     for role, carrier in carriers(inputs).items():
@@ -90,7 +92,7 @@ def _in_short(role: str, entry: Entry) -> str:
         parts.append(f"one real text in {told(entry.speed[REAL_TEXT].timing.latency_ms_p50)} ms (p50)")
     agreed = fp32_agreement(entry)
     if agreed is not None:
-        parts.append(f"{agreed.least:.2f} % of labels or more, by task, are those of the fp32 model")
+        parts.append(f"its labels are the fp32 model's in {agreed.least:.2f} % of cases or more, by task")
     return f"**{ROLES[role]}** (`{entry.name}`): {listed(parts, 'not timed')}."
 
 

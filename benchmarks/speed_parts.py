@@ -346,7 +346,7 @@ def gpu(inputs: Inputs) -> Section:
         f"Against {found.baseline} on the same GPU; {found.documents:,} documents of {found.mean_tokens:g} tokens"
         f" on average ({found.lengths}). Measured peaks, TFLOP/s: {peaks}. Power: {found.power or 'not told'}.",
         "",
-        *(f"- failed: {name}: {escape(why)}" for name, why in found.failures.items()),
-        "",
     ]
+    failed = [f"- failed: {name}: {escape(why)}" for name, why in found.failures.items()]
+    section.lines += [*failed, ""] if failed else []
     return section

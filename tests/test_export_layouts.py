@@ -31,9 +31,17 @@ def makers(graph):
 
 
 def source(found, name):
-    """The node that makes a tensor, before changes of shape, which alter no value."""
+    """The node that makes a tensor, before changes of shape and cuts, which alter no value."""
     node = found.get(name)
-    while node is not None and node.op_type in ("Transpose", "Reshape", "Identity", "Pad", "Flatten", "Unsqueeze"):
+    while node is not None and node.op_type in (
+        "Transpose",
+        "Reshape",
+        "Identity",
+        "Pad",
+        "Flatten",
+        "Unsqueeze",
+        "Slice",
+    ):
         node = found.get(node.input[0])
     return node
 
@@ -67,7 +75,7 @@ def is_residual(node, found, constants, graph):
         return False
     one, other = (before(name, found) for name in node.input)
     smaller, larger = sorted((one, other), key=len)
-    return smaller <= larger and any(found[name].op_type == "QuantizeLinear" for name in smaller)
+    return smaller <= larger and any(name in found and found[name].op_type == "QuantizeLinear" for name in smaller)
 
 
 def before(name, found):
@@ -78,7 +86,8 @@ def before(name, found):
         if current in found and current not in seen:
             seen.add(current)
             queue += found[current].input
-    return seen
+    # In the last layer what goes into a block is cut to the first token on the way round it.
+    return {name.removesuffix(".first") for name in seen}
 
 
 def test_for_tensorrt_nothing_stands_inside_what_it_fuses(for_tensorrt):

@@ -123,10 +123,11 @@ class Predictor:
         """Logits by task (all, or some), float32 [n, labels], of documents that are already token ids."""
         wanted = self.tasks if tasks is None else tasks
         found = {task.name: np.empty((len(encoding), len(task.labels)), np.float32) for task in wanted}
-        for batch in plan_shapes(encoding.lengths, self.token_budget):
-            logits = self.session.run(*pad_rows(encoding, batch, self.tokenizer.spec.pad_id))
+        for batch in plan_shapes(encoding.lengths, self.token_budget, self.config.max_length):
+            inputs = pad_rows(encoding, batch.rows, self.tokenizer.spec.pad_id, batch.width)
+            logits = self.session.run(*inputs)
             for name, values in found.items():
-                values[batch] = logits[name]
+                values[batch.rows] = logits[name]
         for name, values in found.items():
             if not np.isfinite(values).all():
                 raise InputError(

@@ -29,7 +29,8 @@ def dense_floor(floor: Floor | None, shape: tuple[int, int]) -> float | None:
 
 def text_floor(floor: Floor | None, lengths: np.ndarray, token_budget: int) -> float | None:
     """The least seconds for all documents, in as many batches as they are planned in."""
-    return floor.seconds(lengths, len(plan_shapes(lengths, token_budget))) if floor is not None else None
+    batches = plan_shapes(lengths, token_budget, int(lengths.max(initial=1)))
+    return floor.seconds(lengths, len(batches)) if floor is not None else None
 
 
 def single_floor(floor: Floor | None, lengths: np.ndarray) -> float | None:

@@ -9,7 +9,7 @@ import numpy as np
 from polyfold.errors import InputError
 from polyfold.measure.rounds import Turns, Work, timed
 from polyfold.predictor import Predictor
-from polyfold.text import Encoding, Ids, pad
+from polyfold.text import Encoding, Ids, pad, pad_rows
 from polyfold.text.shapes import plan_shapes
 
 PADDED_WIDTH = 128
@@ -122,9 +122,9 @@ def text_work(subject: Subject, texts: Sequence[str], single_texts: int, turns: 
 
 
 def batches_work(subject: IdsSubject, encoding: Encoding, pad_id: int, token_budget: int, turns: Turns) -> Work:
-    """Token ids alone: one call is all documents in length-sorted token-budget batches."""
-    plan = plan_shapes(encoding.lengths, token_budget)
-    batches = [pad([encoding.ids[row] for row in batch], pad_id) for batch in plan]
+    """Token ids alone: one call is all documents in a predictor's batches, none padded beyond its longest."""
+    plan = plan_shapes(encoding.lengths, token_budget, int(encoding.lengths.max(initial=1)))
+    batches = [pad_rows(encoding, batch.rows, pad_id) for batch in plan]
 
     def everything() -> None:
         for batch in batches:

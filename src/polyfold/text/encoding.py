@@ -157,13 +157,17 @@ def plan_batches(lengths: np.ndarray, token_budget: int, most: int | None = None
     return batches
 
 
-def pad_rows(encoding: Encoding, rows: Sequence[int] | np.ndarray, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Right-padded `input_ids` and `attention_mask` of the chosen documents, both int64 [batch, seq]."""
+def pad_rows(
+    encoding: Encoding, rows: Sequence[int] | np.ndarray, pad_id: int, width: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Right-padded `input_ids` and `attention_mask` of the chosen documents, both int64 [batch, seq].
+
+    As wide as the longest of them, and `width` at least.
+    """
     chosen = np.asarray(rows, dtype=np.int64)
     starts = encoding.offsets[chosen]
     lengths = encoding.offsets[chosen + 1] - starts
-    width = max(int(lengths.max(initial=1)), 1)
-    places = np.arange(width)
+    places = np.arange(max(int(lengths.max(initial=1)), width))
     inside = places < lengths[:, None]
     if inside.all():
         return encoding.flat[starts[:, None] + places], np.ones(inside.shape, dtype=np.int64)

@@ -6,7 +6,7 @@ sentence in single precision, or of the word in double. This is how SentencePiec
 to differ.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,41 +20,41 @@ _FEW = 128
 
 @dataclass(frozen=True)
 class Ties:
-    """The pieces, the first character of each, and which begin a word: `[vocab]` each."""
+    """How a piece is spelled, and for each (`[vocab]`) its first character and whether it begins a word."""
 
-    pieces: Sequence[str]
+    spelled: Callable[[int], str]
     first: np.ndarray
     begins: np.ndarray
 
     @staticmethod
-    def of(pieces: Sequence[str], word_start: str) -> "Ties":
-        firsts = (ord(piece[0]) if piece else 0 for piece in pieces)
-        first = np.fromiter(firsts, dtype=np.int32, count=len(pieces))
-        return Ties(pieces, first, first == ord(word_start))
+    def of(spelled: Callable[[int], str], first: np.ndarray, word_start: str) -> "Ties":
+        return Ties(spelled, first, first == ord(word_start))
 
-    def rows(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """Which documents of a flat array hold pieces that spell the same in another order.
+    def words(self, ids: np.ndarray) -> np.ndarray:
+        """From where to where words go that hold pieces which spell the same in another order: int64 [found, 2].
 
         The other order begins with a later piece, so one with the same first character and in the same word; few
-        places have such a piece near them.
+        places have such a piece near them. Documents stand one behind the other; each begins with a word.
         """
         first, begins = self.first[ids], self.begins[ids]
         if len(ids) < _FEW:
             inside = first[~begins].tolist()
             if len(set(inside)) == len(inside):
-                return np.empty(0, dtype=np.int64)
+                return np.empty((0, 2), dtype=np.int64)
         word, found = np.cumsum(begins), []
         for ahead in range(1, REACH):
             like = (first[ahead:] == first[:-ahead]) & (ids[ahead:] != ids[:-ahead])
             like &= word[ahead:] == word[:-ahead]
             places = np.flatnonzero(like)
             found += [place for place in places.tolist() if self._tied(ids, word, place, ahead)]
-        return np.unique(np.searchsorted(offsets, found, side="right") - 1)
+        tied = np.unique(word[found])
+        sides = [np.searchsorted(word, tied, side=side) for side in ("left", "right")]
+        return np.stack(sides, axis=1)
 
     def _tied(self, ids: np.ndarray, word: np.ndarray, place: int, ahead: int) -> bool:
         """Whether pieces from this place spell the same with that one `ahead` put first."""
         stop = place + REACH
-        near = [self.pieces[index] for index in ids[place:stop][word[place:stop] == word[place]].tolist()]
+        near = [self.spelled(index) for index in ids[place:stop][word[place:stop] == word[place]].tolist()]
         leader, rest = near[ahead], near[:ahead] + near[ahead + 1 :]
         if not "".join(near).startswith(leader):
             return False

@@ -2,12 +2,11 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from polyfold.text.encoding import Encoding, Frame, ends
 from polyfold.text.spec import Tokenizer, TokenizerSpec
 from polyfold.text.ties import Ties
 from polyfold.text.unigram import Unigram
+from polyfold.text.words import Cutter, Part, Splitter, reaches
 
 LONGEST = 4096
 """Characters of a text that single precision has digits for: SentencePiece's sums grow with the text."""
@@ -131,36 +131,35 @@ class UnigramTokenizer:
 
     SentencePiece's library takes the texts that both treat alike, `tokenizers` the others: those to which the
     character map is not applied alike (`charsmap`), that spell a special token, that hold two segmentations of
-    equal score (`ties`), or that are very long. The JSON itself is loaded when the first such text comes.
+    equal score (`ties`; of these only the words concerned), or that are very long. It gets what it needs for them
+    and not the whole vocabulary (`words`).
 
     What is left is chance: two segmentations into different pieces whose scores agree to the last digits of
     single precision, in which SentencePiece adds.
     """
 
-    def __init__(self, folder: Path, spec: TokenizerSpec, unigram: Unigram, threads: int) -> None:
+    def __init__(self, spec: TokenizerSpec, unigram: Unigram, threads: int) -> None:
         self.spec = spec
         self.threads = threads
         self.vocabulary_size = unigram.size
         self.unknown_id: int | None = unigram.unknown_id
-        self._folder = folder
-        self._reference: JsonTokenizer | None = None
-        self._loading = Lock()
         self._frame = unigram.frame
         self._special = frozenset(unigram.special.values())
         self._backend = _sentencepiece(model_proto=unigram.sentencepiece())
         self._classes = CharacterClasses.of(CharacterMap.read(unigram.charsmap), unigram.marks)
-        self._ties = Ties.of([piece for piece, _ in unigram.vocabulary], WORD_START)
-
-    @property
-    def reference(self) -> JsonTokenizer:
-        """The same file run by its own library."""
-        with self._loading:
-            if self._reference is None:
-                self._reference = JsonTokenizer(self._folder, self.spec)
-            return self._reference
+        count = len(unigram.pieces)
+        firsts = np.fromiter((ord(piece[0]) for piece in unigram.pieces), dtype=np.int32, count=count)
+        lengths = np.fromiter(map(len, unigram.pieces), dtype=np.int64, count=count)
+        # The library holds the pieces already, in less room than Python's strings take.
+        self._ties = Ties.of(self._backend.id_to_piece, firsts, WORD_START)
+        self._splitter = Splitter(unigram.form, {name: index for index, name in unigram.special.items()})
+        lowest = int(unigram.scores.argmin())
+        reach = reaches(firsts, lengths)
+        self._cutter = Cutter(self._backend, unigram.digits, reach, unigram.unknown_id, lowest)
 
     def encode(self, texts: Sequence[str], max_length: int) -> Encoding:
         """Ids framed by the special tokens of the JSON's own post-processor."""
+        room = self._frame.room(max_length)
 
         def encode(chunk: Sequence[str]) -> Encoding:
             lengths = np.fromiter(map(len, chunk), dtype=np.int64, count=len(chunk))
@@ -170,14 +169,43 @@ class UnigramTokenizer:
                 given[row] = ""
             flat, offsets = _flat(_run(self._backend, given))
             starts, counts = offsets[:-1], np.diff(offsets)
-            rows = [*other, *self._ties.rows(flat, offsets).tolist()]
-            if rows:
-                more, bounds = _flat(self.reference.pieces([chunk[row] for row in rows]))
+            parts = self._tied(flat, offsets)
+            other += [row for row, some in parts.items() if not some]
+            if other:
+                split = self._splitter.parts(_encodable([chunk[row] for row in other]))
+                # A word is one token or more, so that those further behind are cut off anyway.
+                parts |= {row: some[: room + 1] for row, some in zip(other, split, strict=True)}
+            if parts:
+                found = self._cutter.cut(part for some in parts.values() for part in some if isinstance(part, str))
+                more, bounds = _flat([_joined(some, found) for some in parts.values()])
+                rows = list(parts)
                 starts[rows], counts[rows] = len(flat) + bounds[:-1], np.diff(bounds)
                 flat = np.concatenate([flat, more])
             return self._frame.around(flat, starts, counts, max_length)
 
         return _by_chunks(encode, texts, self.threads)
+
+    def _tied(self, flat: np.ndarray, offsets: np.ndarray) -> dict[int, list[Part]]:
+        """Rows whose segmentation rests on an order: their ids, with words in the place of those concerned.
+
+        Both libraries have the same words, and pieces spell them, unless one is unknown: then nothing is returned
+        for the row, which has to be split again.
+        """
+        parts: dict[int, list[Part]] = {}
+        done: dict[int, int] = {}
+        for start, stop in self._ties.words(flat).tolist():
+            row = int(np.searchsorted(offsets, start, side="right")) - 1
+            ids = flat[start:stop].tolist()
+            known = row not in parts or bool(parts[row])
+            before = flat[done.get(row, int(offsets[row])) : start].tolist()
+            word = "".join(map(self._backend.id_to_piece, ids))
+            whole = known and self.unknown_id not in ids
+            parts[row] = [*parts.get(row, ()), *before, word] if whole else []
+            done[row] = stop
+        for row, some in parts.items():
+            if some:
+                some.extend(flat[done[row] : offsets[row + 1]].tolist())
+        return parts
 
     def _unlike(self, texts: Sequence[str], lengths: np.ndarray) -> list[int]:
         """Texts that the two libraries may not treat alike, known before they are cut."""
@@ -197,9 +225,7 @@ def open_tokenizer(folder: Path, spec: TokenizerSpec, threads: int | None = None
     match spec.kind:
         case "tokenizers":
             unigram = Unigram.read(folder / spec.file, spec)
-            return (
-                JsonTokenizer(folder, spec) if unigram is None else UnigramTokenizer(folder, spec, unigram, used)
-            )
+            return JsonTokenizer(folder, spec) if unigram is None else UnigramTokenizer(spec, unigram, used)
         case "sentencepiece":
             return SentencePieceTokenizer(folder, spec, used)
 
@@ -220,6 +246,11 @@ def _flat(pieces: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Lists of ids as one array, int64 [tokens], and where each begins and ends."""
     offsets = ends(np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces)))
     return np.fromiter(chain.from_iterable(pieces), dtype=np.int64, count=int(offsets[-1])), offsets
+
+
+def _joined(parts: Sequence[Part], words: Mapping[str, list[int]]) -> list[int]:
+    """A document's ids: those it has, and those of its words."""
+    return [index for part in parts for index in (words[part] if isinstance(part, str) else (part,))]
 
 
 def _by_chunks(encode: Callable[[Sequence[str]], Encoding], texts: Sequence[str], threads: int) -> Encoding:

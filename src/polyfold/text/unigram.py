@@ -27,19 +27,26 @@ _SINGLE = struct.Struct("<f").pack
 
 @dataclass(frozen=True)
 class Unigram:
-    """What a JSON says, as far as it is XLM-R's form: `vocabulary` by id, `special` ids, and the frame."""
+    """What a JSON says, as far as it is XLM-R's form.
 
-    vocabulary: Sequence[tuple[str, float]]
+    `pieces` by id and their scores, as written (`digits`, bytes [vocab]); `special` ids and names; the frame; and
+    `form`, the text of what becomes of a document before the model has it.
+    """
+
+    pieces: Sequence[str]
+    digits: np.ndarray
     special: Mapping[int, str]
     unknown_id: int
     charsmap: bytes
     frame: Frame
+    form: str
 
     @staticmethod
     def read(path: Path, spec: TokenizerSpec) -> "Unigram | None":
         """The content of a file; None where it is of another form, or damaged, which its own library will tell."""
         try:
-            content = json.loads(path.read_bytes())
+            # Decimals stay as they are written: what is made of them is each library's own affair.
+            content = json.loads(path.read_bytes(), parse_float=str)
             if content["model"].get("type") != "Unigram" or not _splits_at_spaces(content):
                 return None
             return Unigram._of(content, spec)
@@ -49,26 +56,38 @@ class Unigram:
     @staticmethod
     def _of(content: Mapping[str, Any], spec: TokenizerSpec) -> "Unigram | None":
         model = content["model"]
-        vocabulary = [(str(piece), float(score)) for piece, score in model["vocab"]]
-        unknown, frame = model["unk_id"], _frame(content["post_processor"], spec)
-        if unknown is None or model.get("byte_fallback") or frame is None:
+        vocabulary = model.pop("vocab")
+        pieces = [str(piece) for piece, _ in vocabulary]
+        digits = np.asarray([str(score) for _, score in vocabulary], dtype="S")
+        # Lists of two take ten times the room of what is in them.
+        del vocabulary
+        unknown, frame = model.pop("unk_id"), _frame(content["post_processor"], spec)
+        # Bytes for unknown characters, sampling and the like: whatever is switched on.
+        if unknown is None or frame is None or any(model[name] for name in model if name != "type"):
             return None
         added = content.get("added_tokens") or ()
         special = {int(token["id"]): str(token["content"]) for token in added}
-        special[unknown] = vocabulary[unknown][0]
+        numbered = len(special) == len(added) and _numbered(special, pieces)
+        special[unknown] = pieces[unknown]
         # Those are looked for in the text as it is, and as words.
         plain = all(name.split() == [name] and WORD_START not in name for name in special.values())
-        plain &= not any(token.get("normalized") for token in added)
-        normal = [entry for index, entry in enumerate(vocabulary) if index not in special]
-        pieces = dict(vocabulary)
+        plain &= numbered and not any(token.get("normalized") for token in added)
+        scores = digits.astype(np.float64)
+        normal = np.setdiff1d(np.arange(len(pieces)), list(special))
         # Both take 10 off the lowest score for an unknown character, one library without looking at special
         # pieces; a piece may not reach over a space; SentencePiece wants them distinct and not empty.
-        same_lowest = min(score for _, score in normal) == min(score for _, score in vocabulary)
-        simple = len(pieces) == len(vocabulary) and WORD_START in pieces
-        whole = all(piece and WORD_START not in piece[1:] and "\0" not in piece for piece, _ in normal)
+        same_lowest = bool(np.isfinite(scores).all() and scores[normal].min() == scores.min())
+        simple = len(set(pieces)) == len(pieces) and WORD_START in pieces
+        whole = all(piece and WORD_START not in piece[1:] and "\0" not in piece for piece in pieces)
         if not (plain and same_lowest and simple and whole):
             return None
-        return Unigram(vocabulary, special, unknown, _charsmap(content["normalizer"]), frame)
+        form = {name: content[name] for name in ("added_tokens", "normalizer", "pre_tokenizer")}
+        return Unigram(pieces, digits, special, unknown, _charsmap(content["normalizer"]), frame, json.dumps(form))
+
+    @property
+    def scores(self) -> np.ndarray:
+        """The scores as numbers: float64 [vocab]."""
+        return self.digits.astype(np.float64)
 
     @property
     def marks(self) -> str:
@@ -79,7 +98,7 @@ class Unigram:
     @property
     def size(self) -> int:
         """Rows the embedding table needs."""
-        return max(len(self.vocabulary), 1 + max(self.special))
+        return max(len(self.pieces), 1 + max(self.special))
 
     def sentencepiece(self) -> bytes:
         """The same as a SentencePiece model: its protocol buffer, written by hand.
@@ -87,21 +106,32 @@ class Unigram:
         Its Python classes need the protobuf package, which serving goes without. Field numbers are those of
         sentencepiece_model.proto.
         """
-        normal = [index for index in range(len(self.vocabulary)) if index not in self.special]
-        texts, scores = [piece for piece, _ in self.vocabulary], [score for _, score in self.vocabulary]
-        moved = np.asarray(scores)
-        moved[normal] = centred([texts[index] for index in normal], moved[normal])
-        types = np.full(len(texts), _NORMAL)
-        types[[index for index in self.special if index < len(texts)]] = _CONTROL
+        types = np.full(len(self.pieces), _NORMAL)
+        types[[index for index in self.special if index < len(self.pieces)]] = _CONTROL
         types[self.unknown_id] = _UNKNOWN
-        pieces = map(_piece, texts, moved.tolist(), types.tolist())
+        normal, moved = np.flatnonzero(types == _NORMAL), self.scores
+        moved[normal] = centred([self.pieces[index] for index in normal.tolist()], moved[normal])
+        pieces = map(_piece, self.pieces, moved.tolist(), types.tolist())
         # Type unigram; one id means unknown, the roles of begin, end and padding are not given.
         absent = 2**64 - 1
-        trainer = _number(3, 1) + _number(4, len(self.vocabulary)) + _number(40, self.unknown_id)
+        trainer = _number(3, 1) + _number(4, len(self.pieces)) + _number(40, self.unknown_id)
         trainer += b"".join(_number(role, absent) for role in (41, 42, 43))
         normalizer = _field(1, b"polyfold") + _field(2, self.charsmap)
         normalizer += b"".join(_number(switch, 1) for switch in (3, 4, 5))
         return b"".join(pieces) + _field(2, trainer) + _field(3, normalizer)
+
+
+def _numbered(special: Mapping[int, str], pieces: Sequence[str]) -> bool:
+    """Whether special tokens have the ids that `tokenizers` gives them, which does not look at those in the file.
+
+    A token that is a piece has the piece's id; the others follow the last piece.
+    """
+    inside = [index for index, name in special.items() if index < len(pieces) and pieces[index] == name]
+    rest = [(index, name) for index, name in special.items() if index not in inside]
+    names = {name for _, name in rest}
+    ids = [index for index, _ in rest]
+    follow = ids == list(range(len(pieces), len(pieces) + len(rest)))
+    return follow and len(set(special.values())) == len(special) and names.isdisjoint(pieces)
 
 
 def _splits_at_spaces(content: Mapping[str, Any]) -> bool:
