@@ -6,10 +6,11 @@
 
 Five ways in turns, round after round, odd rounds backwards: `fit` on labels; distilling with cached logits; with
 an online teacher of twice as many layers; the Trainer with its defaults (a random batch, padded to its longest by
-DataCollatorWithPadding); and the Trainer with documents grouped by length. Each turn trains a fresh copy of one
-model for an epoch of the same distinct texts (DATA/feedback.parquet, else the demo's), with as many documents a
-step, in the same precision; the first turn of each is not counted. Weights, labels and cached logits are random:
-timed, never scored. A padding share tells how much of what is computed is padding. The share of the peak holds
+DataCollatorWithPadding); and the Trainer with documents grouped by length, in batches of its own grouping of 200
+steps' documents, which the documents of all ways are taken from. Each turn trains a fresh copy of one model for an
+epoch of the same distinct texts (DATA/feedback.parquet, else the demo's), with as many documents a step, in the
+same precision; the first turn of each is not counted. Weights, labels and cached logits are random: timed, never
+scored. A padding share tells how much of what is computed is padding. The share of the peak holds
 the least operations (no padding, no attention, in the last layer only what heads read) against torch's own best
 matrix product in that precision, measured in the same rounds.
 
@@ -231,8 +232,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(given.threads)
     setups: dict[str, Setup] = {}
     try:
-        texts, source = ways.read_texts(given.data, DEMO, given.steps * given.documents_per_step)
-        data = ways.encoded(texts)
+        each = given.documents_per_step
+        wanted = given.steps * each
+        texts, source = ways.read_texts(given.data, DEMO, wanted, max(wanted, ways.GROUPED_BATCHES * each))
+        data = ways.length_grouped(ways.encoded(texts), each, given.steps)
         with TemporaryDirectory() as cache:
             for shape in given.shapes:
                 for precision in given.precisions:

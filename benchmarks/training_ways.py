@@ -4,7 +4,6 @@ Every way starts from the same weights and takes as many documents a step, in th
 clipping and dropout on. Labels are random, a quarter of them missing, and so are the cached logits: timing only.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader
 
 from polyfold.data.batches import BatchSpec, EncodedDocuments, encode, plan_epoch
 from polyfold.data.dataset import Documents
@@ -43,6 +43,9 @@ TASKS = (
 )
 TABLE_ROWS = 20_000
 """As many pieces as a trimmed vocabulary keeps: AdamW goes over all of them at every step."""
+
+GROUPED_BATCHES = 200
+"""The Trainer's grouping is at its best from so many batches on: four times fifty."""
 
 MISSING = 0.25
 MAX_LENGTH = 128
@@ -104,22 +107,38 @@ class Setting:
         return f"{self.shape.name} {self.precision}"
 
 
-def read_texts(data: Path, demo: Path, count: int) -> tuple[list[str], str]:
-    """So many distinct training texts, drawn evenly over the file, and which file that is."""
+def read_texts(data: Path, demo: Path, least: int, most: int) -> tuple[list[str], str]:
+    """Distinct training texts, drawn evenly over the file: `most` if there are as many; and which file that is."""
     path = data / "feedback.parquet"
     if path.is_file():
         texts = pq.read_table(path, columns=["text"], filters=[("split", "=", "train")])["text"].to_pylist()
     else:
         path = demo
-        texts = pa_csv.read_csv(path, parse_options=pa_csv.ParseOptions(newlines_in_values=True))[
-            "text"
-        ].to_pylist()
+        options = pa_csv.ParseOptions(newlines_in_values=True)
+        texts = pa_csv.read_csv(path, parse_options=options)["text"].to_pylist()
     distinct = list(dict.fromkeys(texts))
-    if len(distinct) < count:
-        raise InputError(
-            f"there are {len(distinct)} distinct texts, not {count}", file=path, hint="give fewer --steps"
-        )
-    return [distinct[place] for place in np.linspace(0, len(distinct) - 1, count).astype(int)], path.name
+    if len(distinct) < least:
+        told = f"there are {len(distinct)} distinct texts, not {least}"
+        raise InputError(told, file=path, hint="give fewer --steps")
+    places = np.linspace(0, len(distinct) - 1, min(most, len(distinct))).astype(int)
+    return [distinct[place] for place in places], path.name
+
+
+def length_grouped(data: EncodedDocuments, documents_per_step: int, steps: int) -> EncodedDocuments:
+    """So many of the batches that the Trainer's own grouping makes of all these documents, one after the other.
+
+    It sorts by length within fifty batches, and hardly at all where there are few: a short epoch would show
+    no long one has. Evenly spread over its batches, these are as long as the documents of all.
+    """
+    from transformers.trainer_pt_utils import get_length_grouped_indices
+
+    generator = torch.Generator().manual_seed(SEED)
+    order = get_length_grouped_indices(data.encoding.lengths.tolist(), documents_per_step, generator=generator)
+    count = len(order) // documents_per_step
+    full = np.asarray(order[: count * documents_per_step]).reshape(count, documents_per_step)
+    ranked = full[np.argsort(data.encoding.lengths[full].sum(axis=1), kind="stable")]
+    rows = ranked[((np.arange(steps) + 0.5) * count / steps).astype(int)].ravel()
+    return EncodedDocuments(data.documents.take(rows), data.encoding.take(rows), data.pad_id)
 
 
 def encoded(texts: list[str]) -> EncodedDocuments:
@@ -231,7 +250,10 @@ class Wrapped(nn.Module):
 
 
 def trainer_epoch(setting: Setting, *, grouped: bool, watch: Callable[[Wrapped], None] | None = None) -> float:
-    """An epoch of the Trainer with its defaults, timed from before its first batch to after its last step."""
+    """An epoch of the Trainer with its defaults, timed from before its first batch to after its last step.
+
+    `grouped` takes the documents in their order, which is that of `length_grouped`.
+    """
     from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
     times: list[float] = []
@@ -244,6 +266,14 @@ def trainer_epoch(setting: Setting, *, grouped: bool, watch: Callable[[Wrapped],
             times.append(perf_counter())
 
     model = Wrapped(setting.shape.model().classifier)
+
+    class InOrder(Trainer):
+        def get_train_dataloader(self) -> DataLoader[Any]:
+            loader = DataLoader(
+                self.train_dataset, batch_size=setting.documents_per_step, collate_fn=self.data_collator
+            )
+            return self.accelerator.prepare(loader)
+
     with TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -256,9 +286,8 @@ def trainer_epoch(setting: Setting, *, grouped: bool, watch: Callable[[Wrapped],
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
-            **(grouping(TrainingArguments) if grouped else {}),
         )
-        trainer = Trainer(
+        trainer = (InOrder if grouped else Trainer)(
             model=model,
             args=arguments,
             train_dataset=rows_of(setting.data),
@@ -266,19 +295,11 @@ def trainer_epoch(setting: Setting, *, grouped: bool, watch: Callable[[Wrapped],
             callbacks=[Clock()],
         )
         # Its figures go to standard output otherwise.
-        trainer.log = lambda *_, **__: None  # type: ignore[method-assign]
+        trainer.log = lambda *_, **__: None
         trainer.train()
     if watch is not None:
         watch(model)
     return times[1] - times[0]
-
-
-def grouping(arguments: Any) -> dict[str, object]:
-    """The option that batches documents of like length, under the name this version of transformers gives it."""
-    names = {field.name for field in dataclasses.fields(arguments)}
-    if "train_sampling_strategy" in names:
-        return {"train_sampling_strategy": "group_by_length"}
-    return {"group_by_length": True}
 
 
 def rows_of(data: EncodedDocuments) -> list[dict[str, Any]]:

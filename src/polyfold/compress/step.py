@@ -20,7 +20,7 @@ from polyfold.model.trimming import TrimVocabulary
 from polyfold.train.evaluate import calibrated
 from polyfold.train.teachers import Teach
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 
 StepSpec = Annotated[TrimVocabulary | Prune | Int8Qat | Int8Ptq, Field(discriminator="kind")]
 

@@ -5,7 +5,7 @@ import numpy as np
 RECTANGLE_TOKENS = 32
 """What one rectangle more costs in attention alone, in tokens, where all else runs over the tokens of all.
 
-From 16 to 64 the time of a training step is the same within noise (transformers of 3 x 256 and 6 x 384, one core).
+Training steps of 3 x 256 and 6 x 384 take the same time with 16 and 32, up to 5 % more with 64, 10 % with 128.
 """
 
 

@@ -33,7 +33,7 @@ from polyfold.train.imitation import ImitationObjective
 from polyfold.train.sides import Sides, aligned
 from polyfold.train.teachers import ModelTeacher
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 class BackboneSpec(BaseModel):

@@ -27,7 +27,7 @@ from polyfold.train.fit import FitContext, FitResult, FitSpec, fit
 from polyfold.train.objectives import TaskObjective
 from polyfold.train.teachers import Teach, sides_of
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 
 
 class StudentSpec(BaseModel):

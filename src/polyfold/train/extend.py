@@ -30,7 +30,7 @@ from polyfold.train.evaluate import calibrate, macro_f1, predict_logits
 from polyfold.train.fit import FitContext, FitResult, FitSpec, fit
 from polyfold.train.objectives import TaskObjective
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 class ExtendSpec(BaseModel):

@@ -21,7 +21,7 @@ from polyfold.train.evaluate import calibrated, dev_scores
 from polyfold.train.fit import FitContext, FitResult, FitSpec, fit
 from polyfold.train.objectives import TaskObjective
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 
 
 class MultiTask(BaseModel):
