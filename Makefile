@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml
 	  exit 1; } >&2
 	@echo "Installing Polyfold and its packages in $(VENV) (the first time this takes some minutes) ..."
 	@$(BIN)/python -m pip install -qq --no-input --disable-pip-version-check \
-	  -e '.[train,openvino,offline,dev]' || { \
+	  -e '.[train,openvino,offline,serve,grpc,tracing,dev]' || { \
 	  echo "error: pip could not install the packages (its own message stands above)."; \
 	  echo "  -> check the connection to your package index and the free disk space, then run make again"; \
 	  exit 1; } >&2

@@ -1,0 +1,1 @@
+"""One service for every language and task; `polyfold serve` starts it."""

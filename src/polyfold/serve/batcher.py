@@ -1,0 +1,389 @@
+"""Requests to batches and back: one thread a model computes, the event loop does all else.
+
+Texts wait only while the model is busy; meanwhile they gather, so batches grow with the load by themselves. A text
+that is already waiting or being computed is not computed again for another request. Whatever belongs to requests
+(tickets, who waits for what) is touched by the event loop alone; the queue is shared and locked.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+
+from polyfold.serve.answers import Answers, Failure, Ticket, Timing
+from polyfold.serve.fair_queue import Entry, FairQueue, Flow
+from polyfold.serve.observer import BatchFacts, DropReason
+from polyfold.serve.refusals import Refusal
+from polyfold.serve.runner import BROKEN, POISON, REVIVE_SECONDS, Answered
+from polyfold.serve.spec import Batching
+from polyfold.tasks import Task
+from polyfold.text import Encoding
+
+INLINE_CHARACTERS = 4000
+"""What is tokenized on the event loop itself: about half a millisecond. More goes to a thread of its own."""
+
+LEAST_TOKENS = 256
+"""A batch may always hold so many tokens, however slow the model was found to be."""
+
+FIRST_RATE = 20_000.0
+"""Tokens a second that are assumed until a batch has been measured."""
+
+SMOOTHING = 0.1
+"""How much of the measured speed each batch decides."""
+
+ABANDONED = Failure("deadline_exceeded", "its time was up before it was computed")
+
+
+class Reporter(Protocol):
+    """What a batcher tells of its work; a model's name and version are added by whoever passes it on."""
+
+    def batch(self, facts: BatchFacts) -> None: ...
+
+    def tokenized(self, documents: int, seconds: float) -> None: ...
+
+    def dropped(self, reason: DropReason, documents: int) -> None: ...
+
+    def poison(self) -> None: ...
+
+
+class Model(Protocol):
+    """What a batcher needs of a model: ids to logits, and texts to ids."""
+
+    @property
+    def tasks(self) -> tuple[Task, ...]: ...
+
+    @property
+    def runtime(self) -> str: ...
+
+    def encode(self, texts: Sequence[str]) -> Encoding: ...
+
+    def answer(self, encoding: Encoding) -> Answered: ...
+
+
+@dataclass(eq=False)
+class _Request:
+    """One ticket's rows as they come in; `missing` counts those still to come."""
+
+    future: "asyncio.Future[Answers]"
+    rows: int
+    labels: int
+    started: float
+    deadline: float
+    flow: Flow = field(default_factory=Flow)
+    tokenize_s: float = 0.0
+    begun: float = 0.0
+    infer_s: float = 0.0
+    failures: dict[int, Failure] = field(default_factory=dict)
+    waits_for: "list[_Waiting]" = field(default_factory=list)
+    timer: asyncio.TimerHandle | None = None
+
+    def __post_init__(self) -> None:
+        self.missing = self.rows
+        self.logits = np.full((self.rows, self.labels), np.nan, np.float32)
+        self.probabilities = np.full((self.rows, self.labels), np.nan, np.float32)
+        self.truncated = np.zeros(self.rows, bool)
+        self.tokens = np.zeros(self.rows, np.int64)
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """One distinct text under way, and the rows of the requests that want it."""
+
+    key: Hashable
+    truncated: bool
+    entry: "Entry[_Waiting]" = field(init=False)
+    rows: list[tuple[_Request, int]] = field(default_factory=list)
+
+
+class Batcher:
+    """A model's queue and its thread. Made, asked and stopped on one event loop."""
+
+    def __init__(
+        self,
+        model: Model,
+        longest: int,
+        batching: Batching,
+        queue_tokens: int,
+        report: Reporter,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._model = model
+        self._batching = batching
+        self._limit = queue_tokens
+        self._report = report
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._queue: FairQueue[_Waiting] = FairQueue(longest)
+        self._changed = threading.Condition()
+        self._open = True
+        self._under_way: dict[Hashable, _Waiting] = {}
+        self._pending: set[_Request] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._labels = sum(len(task.labels) for task in model.tasks)
+        self._tokenizing = ThreadPoolExecutor(1, "tokenize")
+        self._thread = threading.Thread(target=self._work, name="infer", daemon=True)
+        self.tokens_per_second = FIRST_RATE
+        self._thread.start()
+
+    @property
+    def queue_tokens(self) -> int:
+        """Tokens that wait now."""
+        return self._queue.tokens
+
+    @property
+    def pending(self) -> int:
+        """Requests that have no answer yet."""
+        return len(self._pending)
+
+    def submit(self, texts: Sequence[str], deadline: float) -> Ticket:
+        """Rows for these texts, in their order; Refusal at once where the queue is full."""
+        request = self._request(len(texts), deadline)
+        if sum(map(len, texts)) <= INLINE_CHARACTERS:
+            fresh = [text for text in dict.fromkeys(texts) if text not in self._under_way]
+            self._admit(request, texts, fresh, self._encode(fresh) if fresh else None)
+        else:
+            # All of them: what is under way now may be answered, and forgotten, by the time they are tokenized.
+            distinct = list(dict.fromkeys(texts))
+            encoding = self._loop.run_in_executor(self._tokenizing, self._encode, distinct)
+            encoding.add_done_callback(partial(self._encoded, request, texts, distinct))
+        return Ticket(request.future, partial(self._abandon, request, "cancelled"))
+
+    def submit_ids(self, ids: Sequence[np.ndarray], deadline: float) -> Ticket:
+        """The same for token ids, int64 [seq] each, none longer than the model reads."""
+        request = self._request(len(ids), deadline)
+        keys = [row.tobytes() for row in ids]
+        distinct = {key: row for key, row in zip(keys, ids, strict=True) if key not in self._under_way}
+        encoded = (Encoding.of(list(distinct.values())), 0.0) if distinct else None
+        self._admit(request, keys, list(distinct), encoded)
+        return Ticket(request.future, partial(self._abandon, request, "cancelled"))
+
+    async def drained(self) -> None:
+        """Until every request has its answer."""
+        await self._idle.wait()
+
+    async def stop(self) -> None:
+        """End the thread after the batch it is at; what still waits is refused."""
+        for request in list(self._pending):
+            self._refuse(request, Refusal(503, "stopping", "the model is being stopped"), "cancelled")
+        with self._changed:
+            self._open = False
+            self._changed.notify()
+        await self._loop.run_in_executor(None, self._thread.join)
+        self._tokenizing.shutdown()
+
+    # On the event loop: from requests to waiting texts.
+
+    def _request(self, rows: int, deadline: float) -> _Request:
+        now = self._clock()
+        if not self._open:
+            raise Refusal(503, "stopping", "the model is being stopped", retry_after_s=1.0)
+        request = _Request(self._loop.create_future(), rows, self._labels, now, deadline)
+        self._pending.add(request)
+        self._idle.clear()
+        left = max(0.0, deadline - now)
+        request.timer = self._loop.call_later(left, self._abandon, request, "deadline")
+        return request
+
+    def _encode(self, texts: Sequence[str]) -> tuple[Encoding, float]:
+        started = self._clock()
+        encoding = self._model.encode(texts)
+        return encoding, self._clock() - started
+
+    def _encoded(
+        self,
+        request: _Request,
+        texts: Sequence[str],
+        fresh: Sequence[str],
+        done: "asyncio.Future[tuple[Encoding, float]]",
+    ) -> None:
+        """Tokenized in the other thread; meanwhile the request may have been given up."""
+        if request.future.done():
+            return
+        try:
+            self._admit(request, texts, fresh, done.result())
+        except Refusal as refusal:
+            request.future.set_exception(refusal)
+
+    def _admit(
+        self,
+        request: _Request,
+        keys: Sequence[Hashable],
+        fresh: Sequence[Hashable],
+        encoded: tuple[Encoding, float] | None,
+    ) -> None:
+        """Put what is new into the queue and join what is under way."""
+        added: dict[Hashable, tuple[np.ndarray, bool]] = {}
+        if encoded is not None:
+            encoding, request.tokenize_s = encoded
+            if request.tokenize_s:  # not so where ids were given
+                self._report.tokenized(len(encoding), request.tokenize_s)
+            self._make_room(request, len(encoding.flat))
+            added = dict(zip(fresh, zip(encoding.ids, encoding.truncated.tolist(), strict=True), strict=True))
+        places: dict[Hashable, list[int]] = {}
+        for row, key in enumerate(keys):
+            places.setdefault(key, []).append(row)
+        if not places:
+            self._finish(request)
+            return
+        with self._changed:
+            for key, rows in places.items():
+                waiting = self._under_way.get(key) or self._new(key, *added[key], request.started)
+                waiting.rows += [(request, row) for row in rows]
+                request.waits_for.append(waiting)
+                # One that is being computed already is only waited for.
+                if waiting.entry.waiting or key not in self._under_way:
+                    self._queue.add(request.flow, waiting.entry)
+                    self._under_way[key] = waiting
+            self._changed.notify()
+
+    @staticmethod
+    def _new(key: Hashable, ids: np.ndarray, truncated: bool, arrived: float) -> _Waiting:
+        waiting = _Waiting(key, truncated)
+        waiting.entry = Entry(ids, arrived, waiting)
+        return waiting
+
+    def _make_room(self, request: _Request, tokens: int) -> None:
+        waiting = self._queue.tokens
+        if waiting and waiting + tokens > self._limit:
+            self._forget(request)
+            raise Refusal(
+                503,
+                "queue_full",
+                f"{waiting:,} tokens are waiting already",
+                hint="try again later, or send fewer texts at once",
+                retry_after_s=max(0.1, waiting / self.tokens_per_second),
+            )
+
+    # On the event loop: requests that end.
+
+    def _abandon(self, request: _Request, reason: DropReason) -> None:
+        """The client has gone, or its time is up."""
+        if reason == "cancelled":
+            self._refuse(request, None, reason)
+        else:
+            hint = "ask for fewer texts, allow more time (deadline_ms), or try again when there is less load"
+            self._refuse(request, Refusal(504, "deadline_exceeded", ABANDONED.message, hint=hint), reason)
+
+    def _refuse(self, request: _Request, refusal: Refusal | None, reason: DropReason) -> None:
+        if request not in self._pending:
+            return
+        with self._changed:
+            for waiting in request.waits_for:
+                waiting.rows = [one for one in waiting.rows if one[0] is not request]
+                if not waiting.rows and self._queue.drop(waiting.entry):
+                    del self._under_way[waiting.key]
+        self._report.dropped(reason, request.missing)
+        self._forget(request)
+        if request.future.done():
+            return
+        if refusal is None:
+            request.future.cancel()
+        else:
+            request.future.set_exception(refusal)
+
+    def _forget(self, request: _Request) -> None:
+        self._pending.discard(request)
+        if request.timer is not None:
+            request.timer.cancel()
+        request.waits_for.clear()
+        if not self._pending:
+            self._idle.set()
+
+    def _finish(self, request: _Request) -> None:
+        waited = max(0.0, request.begun - request.started - request.tokenize_s)
+        answers = Answers(
+            request.logits,
+            request.probabilities,
+            request.truncated,
+            request.tokens,
+            Timing(waited, request.tokenize_s, request.infer_s),
+            request.failures,
+        )
+        self._forget(request)
+        if request.future.done():
+            return
+        if len(request.failures) == request.rows and BROKEN in request.failures.values():
+            request.future.set_exception(
+                Refusal(503, "model_failed", BROKEN.message, retry_after_s=REVIVE_SECONDS)
+            )
+        else:
+            request.future.set_result(answers)
+
+    def _deliver(self, batch: "list[Entry[_Waiting]]", answered: Answered, begun: float, infer_s: float) -> None:
+        """Rows of a computed batch to everyone who waits for them."""
+        probabilities = self._probabilities(answered.logits)
+        for place, entry in enumerate(batch):
+            waiting = entry.payload
+            del self._under_way[waiting.key]
+            failure = answered.failures.get(place)
+            for request, row in waiting.rows:
+                request.logits[row] = answered.logits[place]
+                request.probabilities[row] = probabilities[place]
+                request.truncated[row] = waiting.truncated
+                request.tokens[row] = entry.tokens
+                if failure is not None:
+                    request.failures[row] = failure
+                request.begun, request.infer_s = max(request.begun, begun), max(request.infer_s, infer_s)
+                request.missing -= 1
+                if not request.missing:
+                    self._finish(request)
+
+    def _probabilities(self, logits: np.ndarray) -> np.ndarray:
+        found, start = np.empty_like(logits), 0
+        for task in self._model.tasks:
+            columns = slice(start, start + len(task.labels))
+            found[:, columns] = task.probabilities(logits[:, columns])
+            start = columns.stop
+        return found
+
+    # In the model's own thread.
+
+    def _work(self) -> None:
+        while (batch := self._next_batch()) is not None:
+            begun = self._clock()
+            answered = self._model.answer(Encoding.of([entry.ids for entry in batch]))
+            infer_s = self._clock() - begun
+            tokens = sum(entry.tokens for entry in batch)
+            if tokens >= LEAST_TOKENS and infer_s > 0.0:
+                self.tokens_per_second += SMOOTHING * (tokens / infer_s - self.tokens_per_second)
+            self._report.batch(
+                BatchFacts(
+                    runtime=self._model.runtime,
+                    documents=len(batch),
+                    tokens=tokens,
+                    padded_tokens=len(batch) * self._queue.width(max(entry.tokens for entry in batch)),
+                    infer_s=infer_s,
+                    oldest_wait_s=begun - min(entry.arrived for entry in batch),
+                )
+            )
+            for failure in answered.failures.values():
+                if failure is POISON:
+                    self._report.poison()
+            self._loop.call_soon_threadsafe(self._deliver, batch, answered, begun, infer_s)
+
+    def _next_batch(self) -> "list[Entry[_Waiting]] | None":
+        """Waits for one; None when the batcher stops."""
+        with self._changed:
+            while self._open:
+                oldest = self._queue.oldest()
+                if oldest is None:
+                    self._changed.wait()
+                    continue
+                budget = self._budget()
+                left = oldest + self._batching.max_wait_ms / 1000 - self._clock()
+                if left <= 0.0 or self._queue.tokens >= budget:
+                    return self._queue.take(budget)
+                self._changed.wait(left)
+        return None
+
+    def _budget(self) -> int:
+        """Tokens of a batch that takes about as long as it may."""
+        timely = int(self.tokens_per_second * self._batching.batch_ms / 1000)
+        return min(self._batching.token_budget, max(LEAST_TOKENS, timely))
