@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_service import LABELS, LONGEST, Reports, ToyModel, ids_of, logits_of, run
 
 from polyfold.serve.batcher import Batcher
 from polyfold.serve.refusals import Refusal
 from polyfold.serve.spec import Batching
-from toy_service import LABELS, LONGEST, Reports, ToyModel, ids_of, logits_of, run
 
 FAR = 60.0
 TEXTS = st.lists(st.text("abc", max_size=8) | st.text("xyz", min_size=60, max_size=70), max_size=6)
@@ -81,7 +81,7 @@ def test_equal_texts_in_flight_are_computed_once():
     async def twice():
         async with Bench(open_gate=False) as bench:
             running = bench.ask(["being computed"])
-            while not bench.batcher.queue_tokens == 0:
+            while bench.batcher.queue_tokens:
                 await asyncio.sleep(0)  # until the model has taken it
             tickets = [running, bench.ask(["being computed", "waiting"]), bench.ask(["waiting", "waiting"])]
             bench.model.gate.set()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toy_service import Events, run
 
 from polyfold.artifact import Stage
 from polyfold.errors import InputError
@@ -14,7 +15,6 @@ from polyfold.predictor import Predictor
 from polyfold.serve.fleet import Fleet, Routing, drawn
 from polyfold.serve.refusals import Refusal
 from polyfold.serve.spec import ModelSource, ServeSpec
-from toy_service import Events, run
 from toys import write_toy_folder
 
 
