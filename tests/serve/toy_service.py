@@ -31,6 +31,7 @@ class ToyModel:
 
     tasks: tuple = TOY_TASKS
     runtime: str = "toy"
+    lanes: int = 1
     batches: list = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
 
@@ -38,7 +39,7 @@ class ToyModel:
         rows = [ids_of(text) for text in texts]
         return Encoding.of(rows, np.array([len(text) > LONGEST for text in texts]))
 
-    def answer(self, encoding):
+    def answer(self, encoding, lane):
         assert self.gate.wait(10)
         rows = list(encoding.ids)
         self.batches.append(rows)

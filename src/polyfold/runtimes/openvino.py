@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from polyfold.runtimes.session import INPUTS, SessionSpec, check_graph, model_fi
 from polyfold.runtimes.static_shapes import SingleTexts, lengths_for, padded
 from polyfold.system import cores, telemetry_off
 from polyfold.tasks import Task
-from polyfold.text.shapes import FEW_WIDTHS, PART_TOKENS, WIDTHS, full_rows, padded_width
+from polyfold.text.shapes import FEW_WIDTHS, PART_TOKENS, WIDTHS, full_rows, padded_rows, padded_width
 
 LEAST_TOKENS = 256
 """Batches with fewer tokens are not split among streams: waking another costs more than it saves."""
@@ -29,13 +29,20 @@ class OpenVinoSession:
     """A compiled model with an inference request for each stream, and its outputs' positions by task.
 
     Batches are brought to few shapes, since every new one costs time and memory for good: documents are padded to
-    the ladder of `text.shapes`, and cut into parts that hold what a part does, or a power of two.
+    the ladders of `text.shapes`, and cut into parts that hold what a part does, or a number on the ladder.
     """
 
     requests: tuple[Any, ...]
     positions: Mapping[str, int]
     singles: SingleTexts
     longest: int
+
+    def lanes(self) -> "tuple[OpenVinoSession, ...]":
+        """The same model as a session for each stream, which threads may use side by side.
+
+        For many small batches: a thread that prepares the next one leaves the other streams at work.
+        """
+        return tuple(replace(self, requests=(request,)) for request in self.requests)
 
     def run(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Mapping[str, np.ndarray]:
         """Logits by task, float32 [batch, labels]."""
@@ -55,12 +62,12 @@ class OpenVinoSession:
         return self._in_parts(inputs, count, rows)
 
     def _rows(self, count: int, width: int) -> int:
-        """Documents of a part: a full one's, or a power of two that leaves no stream without work."""
+        """Documents of a part: a full one's, or so many that no stream is left without work."""
         full, streams = full_rows(width), len(self.requests)
         if count >= streams * full:
             return full
         each = -(-count // streams) if count * width > LEAST_TOKENS else count
-        return min(full, _power_of_two(each))
+        return padded_rows(each, full)
 
     def _in_parts(self, inputs: tuple[np.ndarray, np.ndarray], count: int, rows: int) -> Mapping[str, np.ndarray]:
         """A batch, `rows` at a time, each part on whichever stream is next.
@@ -134,14 +141,9 @@ def open_openvino(folder: Path, config: ModelConfig, tasks: Sequence[Task], spec
     return OpenVinoSession(requests, positions, singles, config.max_length)
 
 
-def _power_of_two(number: int) -> int:
-    """The next one that is no smaller."""
-    return 1 << (number - 1).bit_length()
-
-
 def _filled(part: np.ndarray, rows: int) -> np.ndarray:
-    """A last part, its own documents repeated until it has the number of a power of two."""
-    wanted = min(rows, _power_of_two(len(part)))
+    """A last part, its own documents repeated until it has a number that is on the ladder."""
+    wanted = padded_rows(len(part), rows)
     return part if wanted == len(part) else np.concatenate([part, part[: wanted - len(part)]])
 
 

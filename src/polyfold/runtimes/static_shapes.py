@@ -9,7 +9,7 @@ convolutions once their shapes are fixed.
 """
 
 from collections.abc import Callable, Mapping
-from threading import Thread
+from threading import Lock, Thread
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class SingleTexts:
     """One text at a time, by padded length.
 
     `compile_for` makes the model of one of `lengths` and is called in another thread; `reference` answers right,
-    at any length, and may be called from there.
+    at any length, and may be called from there. Threads may share this: whoever finds it at work gets no answer.
     """
 
     def __init__(self, compile_for: Callable[[int], Run], reference: Run, lengths: tuple[int, ...]) -> None:
@@ -52,10 +52,19 @@ class SingleTexts:
         self._lengths = lengths
         self._ready: dict[int, Run] = {}
         self._compiling: Thread | None = None
+        self._free = Lock()
         self._failed = False
 
     def run(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Mapping[str, np.ndarray] | None:
-        """Logits by task of one text, [1, labels], or None while there is no model of its length."""
+        """Logits by task of one text, [1, labels], or None while no model of its length is free."""
+        if not self._free.acquire(blocking=False):
+            return None
+        try:
+            return self._run(input_ids, attention_mask)
+        finally:
+            self._free.release()
+
+    def _run(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Mapping[str, np.ndarray] | None:
         length = self.length_of(input_ids.shape[1])
         if length is None:
             return None

@@ -1,8 +1,8 @@
-"""Requests to batches and back: one thread a model computes, the event loop does all else.
+"""Requests to batches and back: a thread for each of a model's lanes computes, the event loop does all else.
 
-Texts wait only while the model is busy; meanwhile they gather, so batches grow with the load by themselves. A text
-that is already waiting or being computed is not computed again for another request. Whatever belongs to requests
-(tickets, who waits for what) is touched by the event loop alone; the queue is shared and locked.
+Texts wait only while all lanes are busy; meanwhile they gather, so batches grow with the load by themselves. A
+text that is already waiting or being computed is not computed again for another request. Whatever belongs to
+requests (tickets, who waits for what) is touched by the event loop alone; the queue is shared and locked.
 """
 
 import asyncio
@@ -10,29 +10,30 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
 import numpy as np
 
-from polyfold.serve.answers import Answers, Failure, Ticket, Timing
-from polyfold.serve.fair_queue import Entry, FairQueue, Flow
+from polyfold.serve.answers import Failure, Ticket
+from polyfold.serve.fair_queue import Entry, FairQueue
 from polyfold.serve.observer import BatchFacts, DropReason
 from polyfold.serve.refusals import Refusal
 from polyfold.serve.runner import BROKEN, POISON, REVIVE_SECONDS, Answered
 from polyfold.serve.spec import Batching
+from polyfold.serve.under_way import Request, Waiting
 from polyfold.tasks import Task
 from polyfold.text import Encoding
 
 INLINE_CHARACTERS = 4000
 """What is tokenized on the event loop itself: about half a millisecond. More goes to a thread of its own."""
 
-LEAST_TOKENS = 256
-"""A batch may always hold so many tokens, however slow the model was found to be."""
+LEAST_TOKENS = 96
+"""A batch may always hold so many tokens, however slow the model is or however few are left for other lanes:
+four documents of usual length, with which a lane is about as fast a token as with more."""
 
 FIRST_RATE = 20_000.0
-"""Tokens a second that are assumed until a batch has been measured."""
+"""Tokens a second and lane that are assumed until a batch has been measured."""
 
 SMOOTHING = 0.1
 """How much of the measured speed each batch decides."""
@@ -61,48 +62,16 @@ class Model(Protocol):
     @property
     def runtime(self) -> str: ...
 
+    @property
+    def lanes(self) -> int: ...
+
     def encode(self, texts: Sequence[str]) -> Encoding: ...
 
-    def answer(self, encoding: Encoding) -> Answered: ...
-
-
-@dataclass(eq=False)
-class _Request:
-    """One ticket's rows as they come in; `missing` counts those still to come."""
-
-    future: "asyncio.Future[Answers]"
-    rows: int
-    labels: int
-    started: float
-    deadline: float
-    flow: Flow = field(default_factory=Flow)
-    tokenize_s: float = 0.0
-    begun: float = 0.0
-    infer_s: float = 0.0
-    failures: dict[int, Failure] = field(default_factory=dict)
-    waits_for: "list[_Waiting]" = field(default_factory=list)
-    timer: asyncio.TimerHandle | None = None
-
-    def __post_init__(self) -> None:
-        self.missing = self.rows
-        self.logits = np.full((self.rows, self.labels), np.nan, np.float32)
-        self.probabilities = np.full((self.rows, self.labels), np.nan, np.float32)
-        self.truncated = np.zeros(self.rows, bool)
-        self.tokens = np.zeros(self.rows, np.int64)
-
-
-@dataclass(eq=False)
-class _Waiting:
-    """One distinct text under way, and the rows of the requests that want it."""
-
-    key: Hashable
-    truncated: bool
-    entry: "Entry[_Waiting]" = field(init=False)
-    rows: list[tuple[_Request, int]] = field(default_factory=list)
+    def answer(self, encoding: Encoding, lane: int) -> Answered: ...
 
 
 class Batcher:
-    """A model's queue and its thread. Made, asked and stopped on one event loop."""
+    """A model's queue and its threads. Made, asked and stopped on one event loop."""
 
     def __init__(
         self,
@@ -119,18 +88,27 @@ class Batcher:
         self._report = report
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._queue: FairQueue[_Waiting] = FairQueue(longest)
+        self._queue: FairQueue[Waiting] = FairQueue(longest)
         self._changed = threading.Condition()
         self._open = True
-        self._under_way: dict[Hashable, _Waiting] = {}
-        self._pending: set[_Request] = set()
+        self._under_way: dict[Hashable, Waiting] = {}
+        self._pending: set[Request] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._labels = sum(len(task.labels) for task in model.tasks)
         self._tokenizing = ThreadPoolExecutor(1, "tokenize")
-        self._thread = threading.Thread(target=self._work, name="infer", daemon=True)
-        self.tokens_per_second = FIRST_RATE
-        self._thread.start()
+        self._rate = FIRST_RATE
+        self._threads = [
+            threading.Thread(target=self._work, args=(lane,), name=f"infer-{lane}", daemon=True)
+            for lane in range(model.lanes)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all lanes together, as the last batches went."""
+        return self._rate * len(self._threads)
 
     @property
     def queue_tokens(self) -> int:
@@ -169,22 +147,23 @@ class Batcher:
         await self._idle.wait()
 
     async def stop(self) -> None:
-        """End the thread after the batch it is at; what still waits is refused."""
+        """End every thread after the batch it is at; what still waits is refused."""
         for request in list(self._pending):
             self._refuse(request, Refusal(503, "stopping", "the model is being stopped"), "cancelled")
         with self._changed:
             self._open = False
-            self._changed.notify()
-        await self._loop.run_in_executor(None, self._thread.join)
+            self._changed.notify_all()
+        for thread in self._threads:
+            await self._loop.run_in_executor(None, thread.join)
         self._tokenizing.shutdown()
 
     # On the event loop: from requests to waiting texts.
 
-    def _request(self, rows: int, deadline: float) -> _Request:
+    def _request(self, rows: int, deadline: float) -> Request:
         now = self._clock()
         if not self._open:
             raise Refusal(503, "stopping", "the model is being stopped", retry_after_s=1.0)
-        request = _Request(self._loop.create_future(), rows, self._labels, now, deadline)
+        request = Request(self._loop.create_future(), rows, self._labels, now, deadline)
         self._pending.add(request)
         self._idle.clear()
         left = max(0.0, deadline - now)
@@ -198,7 +177,7 @@ class Batcher:
 
     def _encoded(
         self,
-        request: _Request,
+        request: Request,
         texts: Sequence[str],
         fresh: Sequence[str],
         done: "asyncio.Future[tuple[Encoding, float]]",
@@ -213,7 +192,7 @@ class Batcher:
 
     def _admit(
         self,
-        request: _Request,
+        request: Request,
         keys: Sequence[Hashable],
         fresh: Sequence[Hashable],
         encoded: tuple[Encoding, float] | None,
@@ -241,15 +220,15 @@ class Batcher:
                 if waiting.entry.waiting or key not in self._under_way:
                     self._queue.add(request.flow, waiting.entry)
                     self._under_way[key] = waiting
-            self._changed.notify()
+            self._changed.notify(len(places))
 
     @staticmethod
-    def _new(key: Hashable, ids: np.ndarray, truncated: bool, arrived: float) -> _Waiting:
-        waiting = _Waiting(key, truncated)
+    def _new(key: Hashable, ids: np.ndarray, truncated: bool, arrived: float) -> Waiting:
+        waiting = Waiting(key, truncated)
         waiting.entry = Entry(ids, arrived, waiting)
         return waiting
 
-    def _make_room(self, request: _Request, tokens: int) -> None:
+    def _make_room(self, request: Request, tokens: int) -> None:
         waiting = self._queue.tokens
         if waiting and waiting + tokens > self._limit:
             self._forget(request)
@@ -263,7 +242,7 @@ class Batcher:
 
     # On the event loop: requests that end.
 
-    def _abandon(self, request: _Request, reason: DropReason) -> None:
+    def _abandon(self, request: Request, reason: DropReason) -> None:
         """The client has gone, or its time is up."""
         if reason == "cancelled":
             self._refuse(request, None, reason)
@@ -271,7 +250,7 @@ class Batcher:
             hint = "ask for fewer texts, allow more time (deadline_ms), or try again when there is less load"
             self._refuse(request, Refusal(504, "deadline_exceeded", ABANDONED.message, hint=hint), reason)
 
-    def _refuse(self, request: _Request, refusal: Refusal | None, reason: DropReason) -> None:
+    def _refuse(self, request: Request, refusal: Refusal | None, reason: DropReason) -> None:
         if request not in self._pending:
             return
         with self._changed:
@@ -288,7 +267,7 @@ class Batcher:
         else:
             request.future.set_exception(refusal)
 
-    def _forget(self, request: _Request) -> None:
+    def _forget(self, request: Request) -> None:
         self._pending.discard(request)
         if request.timer is not None:
             request.timer.cancel()
@@ -296,16 +275,7 @@ class Batcher:
         if not self._pending:
             self._idle.set()
 
-    def _finish(self, request: _Request) -> None:
-        waited = max(0.0, request.begun - request.started - request.tokenize_s)
-        answers = Answers(
-            request.logits,
-            request.probabilities,
-            request.truncated,
-            request.tokens,
-            Timing(waited, request.tokenize_s, request.infer_s),
-            request.failures,
-        )
+    def _finish(self, request: Request) -> None:
         self._forget(request)
         if request.future.done():
             return
@@ -314,9 +284,9 @@ class Batcher:
                 Refusal(503, "model_failed", BROKEN.message, retry_after_s=REVIVE_SECONDS)
             )
         else:
-            request.future.set_result(answers)
+            request.future.set_result(request.answers())
 
-    def _deliver(self, batch: "list[Entry[_Waiting]]", answered: Answered, begun: float, infer_s: float) -> None:
+    def _deliver(self, batch: "list[Entry[Waiting]]", answered: Answered, begun: float, infer_s: float) -> None:
         """Rows of a computed batch to everyone who waits for them."""
         probabilities = self._probabilities(answered.logits)
         for place, entry in enumerate(batch):
@@ -343,16 +313,16 @@ class Batcher:
             start = columns.stop
         return found
 
-    # In the model's own thread.
+    # In the lanes' threads.
 
-    def _work(self) -> None:
+    def _work(self, lane: int) -> None:
         while (batch := self._next_batch()) is not None:
             begun = self._clock()
-            answered = self._model.answer(Encoding.of([entry.ids for entry in batch]))
+            answered = self._model.answer(Encoding.of([entry.ids for entry in batch]), lane)
             infer_s = self._clock() - begun
             tokens = sum(entry.tokens for entry in batch)
             if tokens >= LEAST_TOKENS and infer_s > 0.0:
-                self.tokens_per_second += SMOOTHING * (tokens / infer_s - self.tokens_per_second)
+                self._rate += SMOOTHING * (tokens / infer_s - self._rate)
             self._report.batch(
                 BatchFacts(
                     runtime=self._model.runtime,
@@ -368,7 +338,7 @@ class Batcher:
                     self._report.poison()
             self._loop.call_soon_threadsafe(self._deliver, batch, answered, begun, infer_s)
 
-    def _next_batch(self) -> "list[Entry[_Waiting]] | None":
+    def _next_batch(self) -> "list[Entry[Waiting]] | None":
         """Waits for one; None when the batcher stops."""
         with self._changed:
             while self._open:
@@ -384,6 +354,7 @@ class Batcher:
         return None
 
     def _budget(self) -> int:
-        """Tokens of a batch that takes about as long as it may."""
-        timely = int(self.tokens_per_second * self._batching.batch_ms / 1000)
-        return min(self._batching.token_budget, max(LEAST_TOKENS, timely))
+        """Tokens of a batch: those that take about as long as it may, and no more than a lane's share."""
+        timely = max(LEAST_TOKENS, int(self._rate * self._batching.batch_ms / 1000))
+        share = max(LEAST_TOKENS, -(-self._queue.tokens // len(self._threads)))
+        return min(self._batching.token_budget, timely, share)

@@ -9,7 +9,7 @@ together, and the one that holds that text is next. Texts of one width go first 
 Nothing here reads a clock, starts a thread or knows a model.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from polyfold.text.shapes import FEW_WIDTHS
+from polyfold.text.shapes import FEW_WIDTHS, ROWS, padded_rows
 
 Payload = TypeVar("Payload")
 
@@ -126,7 +126,9 @@ class FairQueue(Generic[Payload]):
         holds `head` is filled from its own bucket first, then from the widest to the narrowest.
         """
         narrowest, widest = self._group(head, token_budget)
-        room = token_budget // self._widths[widest] - 1
+        waiting = sum(self._buckets[place].documents for place in range(narrowest, widest + 1))
+        room = min(waiting, token_budget // self._widths[widest] - 1)
+        room = _worth(max(1, room + 1), self._widths[widest]) - 1
         found = []
         for place in [head, *(place for place in range(widest, narrowest - 1, -1) if place != head)]:
             number = min(self._buckets[place].documents, room)
@@ -191,3 +193,9 @@ class FairQueue(Generic[Payload]):
     def _bucket(self, entry: Entry[Payload]) -> _Bucket[Payload]:
         """Of the narrowest width that holds it; ids longer than the model reads are never put here."""
         return self._buckets[bisect_left(self._widths, entry.tokens)]
+
+
+def _worth(rows: int, width: int) -> int:
+    """So many documents, or fewer where a runtime would fill the batch up for more than another batch costs."""
+    above = padded_rows(rows, rows if rows > ROWS[-1] else ROWS[-1])
+    return rows if (above - rows) * width <= BATCH_TOKENS else ROWS[bisect_right(ROWS, rows) - 1]

@@ -7,9 +7,10 @@ for it, since whoever sends such texts could then keep the service busy with ope
 itself takes the process with it; that is for whoever restarts processes.
 """
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from polyfold.artifact import read_config
 from polyfold.errors import InputError
 from polyfold.predictor import Predictor
 from polyfold.runtimes.opening import runtimes_of
+from polyfold.runtimes.openvino import OpenVinoSession
 from polyfold.runtimes.probes import SENTENCES
 from polyfold.serve.answers import Failure
 from polyfold.tasks import Task
@@ -80,8 +82,34 @@ def candidates_of(folders: Sequence[Path], runtime: str | None = None) -> tuple[
     return tuple(dict.fromkeys([*found, *others]))
 
 
+@dataclass(frozen=True)
+class _Lane:
+    """What one thread computes on; after a fail-over, several may have to share one."""
+
+    predictor: Predictor
+    free: threading.Lock = field(default_factory=threading.Lock)
+
+    def logits(self, encoding: Encoding) -> np.ndarray:
+        """Float32 [n, labels of all tasks]."""
+        with self.free:
+            found = self.predictor.logits_of_ids(encoding)
+        return np.concatenate([found[task.name] for task in self.predictor.tasks], axis=1)
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A candidate that was opened and answered the probe."""
+
+    place: int
+    lanes: tuple[_Lane, ...]
+
+    @property
+    def predictor(self) -> Predictor:
+        return self.lanes[0].predictor
+
+
 class Runner:
-    """Runs one model; one thread at a time may call it."""
+    """Runs one model, for as many threads as it has lanes."""
 
     def __init__(
         self,
@@ -96,10 +124,21 @@ class Runner:
         self._failed_over = failed_over
         self._clock = clock
         self._broken_since: float | None = None
+        self._changing = threading.Lock()
         self.failovers = 0
-        self._place, self.predictor, error = self._first_that_works(0)
-        if self._place:
+        self._running, error = self._first_that_works(0)
+        if self._running.place:
             self._moved(0, error)
+
+    @property
+    def predictor(self) -> Predictor:
+        """The model in use."""
+        return self._running.predictor
+
+    @property
+    def lanes(self) -> tuple[Predictor, ...]:
+        """The same model for each thread that can compute side by side."""
+        return tuple(lane.predictor for lane in self._running.lanes)
 
     @property
     def broken(self) -> bool:
@@ -109,7 +148,7 @@ class Runner:
     @property
     def runtime(self) -> str:
         """The runtime in use."""
-        return self._candidates[self._place].runtime
+        return self._candidates[self._running.place].runtime
 
     @property
     def runtimes(self) -> tuple[str, ...]:
@@ -119,63 +158,71 @@ class Runner:
     @property
     def folder(self) -> Path:
         """The folder in use."""
-        return self._candidates[self._place].folder
+        return self._candidates[self._running.place].folder
 
-    def answer(self, encoding: Encoding) -> Answered:
+    def answer(self, encoding: Encoding, lane: int = 0) -> Answered:
         """Logits of every document; what cannot be computed is a failure of its row, never an exception."""
         self._revive()
         while not self.broken:
+            running = self._running
+            mine = running.lanes[lane % len(running.lanes)]
             try:
-                return Answered(self._logits(self.predictor, encoding))
+                return Answered(mine.logits(encoding))
             except Exception as error:  # noqa: BLE001  (runtimes raise types of their own; none may end the service)
-                if self._answers_probe():
-                    return self._one_by_one(encoding)
-                self._next(error)
+                if _answers_probe(mine):
+                    return self._one_by_one(encoding, lane)
+                self._leave(running, error)
         return self._failed(len(encoding), BROKEN)
 
-    def _one_by_one(self, encoding: Encoding) -> Answered:
+    def _one_by_one(self, encoding: Encoding, lane: int) -> Answered:
         """The runtime works, and something in this batch does not: each text for itself."""
         if len(encoding) == 1:
             return self._failed(1, POISON)
-        parts = [self.answer(encoding.take([row])) for row in range(len(encoding))]
+        parts = [self.answer(encoding.take([row]), lane) for row in range(len(encoding))]
         failures = {row: part.failures[0] for row, part in enumerate(parts) if part.failures}
         return Answered(np.concatenate([part.logits for part in parts]), failures)
 
-    def _next(self, error: Exception) -> None:
+    def _leave(self, running: _Running, error: Exception) -> None:
         """Go over to the next candidate that opens and answers the probe; without one, be broken."""
-        left = self._place
-        try:
-            self._place, self.predictor, _ = self._first_that_works(left + 1)
-        except InputError:
-            self._broken_since = self._clock()
-            self._failed_over(self._candidates[left].runtime, None, _reason(error))
-        else:
-            self._moved(left, error)
+        with self._changing:
+            if self._running is not running or self.broken:
+                return  # another thread was quicker
+            try:
+                self._running, _ = self._first_that_works(running.place + 1)
+            except InputError:
+                self._broken_since = self._clock()
+                self._failed_over(self._candidates[running.place].runtime, None, _reason(error))
+            else:
+                self._moved(running.place, error)
 
     def _revive(self) -> None:
         """Where everything has failed, try all again, but not with every batch."""
-        if self._broken_since is None or self._clock() - self._broken_since < REVIVE_SECONDS:
+        if self._broken_since is None:
             return
-        self._broken_since = self._clock()
-        left = self._place
-        try:
-            self._place, self.predictor, _ = self._first_that_works(0)
-        except InputError:
-            return
-        self._broken_since = None
-        self._moved(left, None)
+        with self._changing:
+            if self._broken_since is None or self._clock() - self._broken_since < REVIVE_SECONDS:
+                return
+            self._broken_since = self._clock()
+            left = self._running.place
+            try:
+                self._running, _ = self._first_that_works(0)
+            except InputError:
+                return
+            self._broken_since = None
+            self._moved(left, None)
 
-    def _first_that_works(self, start: int) -> tuple[int, Predictor, Exception | None]:
-        """Its place, its predictor, and what the first one that did not work said."""
+    def _first_that_works(self, start: int) -> tuple[_Running, Exception | None]:
+        """The first candidate that does, and what the first one that did not said."""
         first: Exception | None = None
         for place in range(start, len(self._candidates)):
             try:
-                predictor = self._opener(self._candidates[place])
-                self._probe(predictor)
+                lanes = _lanes(self._opener(self._candidates[place]))
+                for lane in lanes:
+                    _probe(lane)
             except Exception as error:  # noqa: BLE001  (as above)
                 first = first or error
                 continue
-            return place, predictor, first
+            return _Running(place, lanes), first
         if isinstance(first, InputError):
             raise first
         reason = "no runtime is left" if first is None else _reason(first)
@@ -186,24 +233,29 @@ class Runner:
         reason = "tried again" if error is None else _reason(error)
         self._failed_over(self._candidates[left].runtime, self.runtime, reason)
 
-    def _answers_probe(self) -> bool:
-        try:
-            self._probe(self.predictor)
-        except Exception:  # noqa: BLE001  (as above)
-            return False
-        return True
-
-    def _probe(self, predictor: Predictor) -> None:
-        self._logits(predictor, predictor.tokenizer.encode(list(SENTENCES[:2]), predictor.config.max_length))
-
     def _failed(self, count: int, failure: Failure) -> Answered:
         labels = sum(len(task.labels) for task in self.predictor.tasks)
         return Answered(np.full((count, labels), np.nan, np.float32), dict.fromkeys(range(count), failure))
 
-    @staticmethod
-    def _logits(predictor: Predictor, encoding: Encoding) -> np.ndarray:
-        found = predictor.logits_of_ids(encoding)
-        return np.concatenate([found[task.name] for task in predictor.tasks], axis=1)
+
+def _lanes(predictor: Predictor) -> tuple[_Lane, ...]:
+    """OpenVINO's streams are lanes; the other runtimes share their threads within a batch."""
+    if not isinstance(predictor.session, OpenVinoSession):
+        return (_Lane(predictor),)
+    return tuple(_Lane(replace(predictor, session=session)) for session in predictor.session.lanes())
+
+
+def _answers_probe(lane: _Lane) -> bool:
+    try:
+        _probe(lane)
+    except Exception:  # noqa: BLE001  (as above)
+        return False
+    return True
+
+
+def _probe(lane: _Lane) -> None:
+    predictor = lane.predictor
+    lane.logits(predictor.tokenizer.encode(list(SENTENCES[:2]), predictor.config.max_length))
 
 
 def _shape(tasks: Sequence[Task]) -> list[tuple[str, str, tuple[str, ...]]]:

@@ -1,4 +1,4 @@
-"""One version of one model: loaded, warmed up, with a queue and a thread of its own."""
+"""One version of one model: loaded, warmed up, with a queue and threads of its own."""
 
 import asyncio
 import time
@@ -64,6 +64,11 @@ class ServedModel:
         return self._runner.runtimes
 
     @property
+    def lanes(self) -> int:
+        """Batches that are computed side by side."""
+        return len(self._runner.lanes)
+
+    @property
     def failovers(self) -> int:
         """How often another runtime took over."""
         return self._runner.failovers
@@ -106,15 +111,15 @@ class ServedModel:
         await self._batcher.stop()
         self._state = "stopped"
 
-    # What the batcher asks, in its own thread.
+    # What the batcher asks, in its own threads.
 
     def encode(self, texts: Sequence[str]) -> Encoding:
         """Texts to token ids; every runtime of a model reads the same."""
         return self._runner.predictor.tokenizer.encode(texts, self.config.max_length)
 
-    def answer(self, encoding: Encoding) -> Answered:
+    def answer(self, encoding: Encoding, lane: int) -> Answered:
         """Token ids to logits."""
-        return self._runner.answer(encoding)
+        return self._runner.answer(encoding, lane)
 
     # What the batcher tells, passed on under this model's name.
 
@@ -159,7 +164,7 @@ async def open_model(
         for folder in source.folders:
             verify(folder, must=must_verify)
         runner = Runner(candidates_of(source.folders, spec.runtime), opener, failed_over, clock)
-        warm_up(runner.predictor, spec.batching.token_budget, clock)
+        warm_up(runner.lanes, spec.batching.token_budget, clock)
         return runner
 
     runner = await asyncio.get_running_loop().run_in_executor(None, opened)

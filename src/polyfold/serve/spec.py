@@ -47,8 +47,8 @@ class Batching(_Spec):
     where the machine is never idle under load, since texts then gather by themselves.
     """
 
-    token_budget: int = Field(default=2048, ge=1)
-    batch_ms: float = Field(default=25.0, gt=0.0)
+    token_budget: int = Field(default=1024, ge=1)
+    batch_ms: float = Field(default=20.0, gt=0.0)
     max_wait_ms: float = Field(default=0.0, ge=0.0)
 
 
