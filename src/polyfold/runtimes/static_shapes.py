@@ -89,8 +89,10 @@ class SingleTexts:
         if self._failed or (self._compiling is not None and self._compiling.is_alive()):
             return
         arguments = (length, input_ids, attention_mask)
-        self._compiling = Thread(target=self._compile, args=arguments, name=f"compile-1x{length}")
-        self._compiling.start()
+        compiling = Thread(target=self._compile, args=arguments, name=f"compile-1x{length}")
+        # Known only once it runs: another thread may wait for it at any moment.
+        compiling.start()
+        self._compiling = compiling
 
     def _compile(self, length: int, input_ids: np.ndarray, attention_mask: np.ndarray) -> None:
         try:
