@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smoke test test-shapes lint format types layers check clean
+.PHONY: help setup demo smoke test browser test-shapes lint format types layers check clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -40,8 +40,22 @@ demo: setup ## Train, distil, compress and measure on the bundled data; prints w
 smoke: setup ## The same path, as small and quick as it gets
 	$(BIN)/polyfold run recipes/smoke.yaml --out runs/smoke
 
-test: setup ## Run the tests
+test: setup browser ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Debian's Chromium, for the tests of the service's page; where it cannot be had, they are skipped.
+browser: ## Install what the page's tests need, where that can be done
+	@command -v chromium >/dev/null 2>&1 || { \
+	  if [ "$$(id -u)" != 0 ]; then why="this user may not install packages (apt install chromium)"; \
+	  elif ! command -v apt-get >/dev/null 2>&1; then why="there is no apt-get here"; \
+	  else \
+	    echo "Installing Chromium for the tests of the page ..."; \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    { apt-get update -qq; apt-get install -qq -y --no-install-recommends chromium; } >/dev/null 2>&1 \
+	      && command -v chromium >/dev/null 2>&1 || why="apt-get could not install chromium"; \
+	  fi; \
+	  [ -z "$$why" ] || echo "The page's tests in a browser will be skipped: $$why."; \
+	}
 
 test-shapes: setup ## The whole chain on XLM-R, mBERT, MiniLM and others in true size (an hour; gigabytes)
 	$(BIN)/python -m pytest tests/shapes -m shapes -v $(SHAPES_ARGS)

@@ -147,6 +147,29 @@ def share_interval(count: int, total: int) -> tuple[float, float]:
     return low, high
 
 
+def confidence(task: Task, probabilities: np.ndarray) -> np.ndarray:
+    """How sure each document's answer is, float [n]: of its label, or for multi-label of its least sure decision.
+
+    A yes or no is as sure as the larger of p and 1 - p. A multi-label document has one figure, not one a label, so
+    that documents can be counted; and its least sure decision, since a mean over many labels is always near 1.
+    """
+    if not task.multi_label:
+        return np.asarray(probabilities.max(axis=1))
+    return np.asarray(np.maximum(probabilities, 1.0 - probabilities).min(axis=1))
+
+
+def confidence_counts(values: np.ndarray, bins: int = 15) -> np.ndarray:
+    """Documents by confidence in equal-width bins from 0 to 1, int64 [bins]."""
+    return np.bincount(np.minimum((values * bins).astype(np.int64), bins - 1), minlength=bins)
+
+
+def label_counts(task: Task, predicted: np.ndarray) -> np.ndarray:
+    """How many documents were given each label, int64 [labels]."""
+    if task.multi_label:
+        return np.asarray((predicted == 1).sum(axis=0))
+    return np.bincount(predicted, minlength=len(task.labels))
+
+
 def calibration_error(task: Task, probabilities: np.ndarray, truth: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error in equal-width bins (Guo et al. 2017, eq. 3).
 
@@ -226,10 +249,9 @@ def _counts(task: Task, truth: np.ndarray, predicted: np.ndarray) -> tuple[np.nd
     """True positives, predictions and support of each label: int64 [labels] each."""
     if task.multi_label:
         matched = ((truth == 1) & (predicted == 1)).sum(axis=0)
-        return matched, (predicted == 1).sum(axis=0), (truth == 1).sum(axis=0)
-    labels = len(task.labels)
-    matched = np.bincount(truth[truth == predicted], minlength=labels)
-    return matched, np.bincount(predicted, minlength=labels), np.bincount(truth, minlength=labels)
+    else:
+        matched = np.bincount(truth[truth == predicted], minlength=len(task.labels))
+    return matched, label_counts(task, predicted), label_counts(task, truth)
 
 
 def _f1(matched: np.ndarray, given: np.ndarray, support: np.ndarray) -> np.ndarray:

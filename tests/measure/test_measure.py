@@ -38,6 +38,9 @@ def test_a_row_scores_as_the_run_scored_it(toy_run, folders, data):
     for row in report.rows:
         before = toy_run.report.row(row.name)
         assert (row.macro_f1, row.calibration_error) == (before.macro_f1, before.calibration_error)
+        # The run's own teachers were asked as a set, which has no profile.
+        assert before.profile == (row.profile if row.name == QAT else None)
+        assert row.profile.documents == len(data.test) == sum(row.profile.tokens)
         assert row.speed == {}
     assert report.speed_baseline is None
     assert report.quality_baseline == "teacher"

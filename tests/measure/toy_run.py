@@ -6,6 +6,7 @@ from polyfold.data.dataset import Dataset, Documents
 from polyfold.measure.accuracy import label_agreement, score
 from polyfold.measure.cost import CostSpec, cost_of
 from polyfold.measure.gates import GateSpec, check_gates
+from polyfold.measure.profile import profile
 from polyfold.measure.report import Report, Row, Speed
 from polyfold.measure.summary import summarize
 from polyfold.measure.verdicts import judge
@@ -55,6 +56,11 @@ def make_logits(documents, noise, seed):
         signal = 2.0 * wanted - 1.0 if task.multi_label else 2.0 * wanted
         logits[task.name] = signal + noise * random.standard_normal((len(documents), len(task.labels)))
     return logits
+
+
+def make_lengths(documents):
+    """Tokens of each document, 1 to 600."""
+    return np.random.default_rng(9).integers(1, 601, len(documents))
 
 
 def _speeds(per_second):
@@ -107,6 +113,7 @@ def make_report(documents):
                 speed=speed, speedup={key: one.documents_per_second / 30.0 for key, one in speed.items()},
                 cost_usd_per_million_documents=cost_of(speed, cost),
                 **score(TASKS, documents, logits, seed=0).row_fields(), **agreement,
+                profile=profile(TASKS, documents, make_lengths(documents), logits),
             )
         )  # fmt: skip
     judged = judge(rows, "teacher")

@@ -7,7 +7,7 @@ from typing import Any
 
 from polyfold.benchmark.results import Benchmark, Entry, Ladder
 from polyfold.benchmark.results import Figure as Speed
-from polyfold.measure.plots import PALETTE, Figure
+from polyfold.measure.plots import PALETTE, Figure, log_axis
 from polyfold.measure.speed import PADDED, REAL_TEXT
 from polyfold.measure.tables import speed_title
 
@@ -40,8 +40,14 @@ def _shares(found: Benchmark) -> Iterator[Figure]:
         traces = [_measured(names, speeds), _allowed(names, speeds)]
         layout: dict[str, Any] = {
             "barmode": "group",
-            "xaxis": {"type": "category", "showgrid": False},
-            "yaxis": {"title": {"text": "documents/s"}, "type": "log"},
+            # A part of the name a line: side by side, whole names would be turned aslant and cut off.
+            "xaxis": {
+                "type": "category",
+                "showgrid": False,
+                "tickvals": names,
+                "ticktext": [name.replace(".", ".<br>") for name in names],
+            },
+            "yaxis": _log_y(traces, "documents/s"),
             "legend": LEGEND,
             "showlegend": True,
         }
@@ -119,9 +125,10 @@ def _ladder(found: Benchmark, name: Ladder, axis: str) -> Iterator[Figure]:
                 )
     if traces:
         values = sorted({one.value for entry in found.entries for one in entry.sweeps if one.ladder == name})
+        ticks = [f"{value:,}" for value in values]
         layout: dict[str, Any] = {
-            "xaxis": {"type": "log", "title": {"text": axis}, "tickvals": values},
-            "yaxis": {"type": "log", "title": {"text": "documents/s"}},
+            "xaxis": {"type": "log", "title": {"text": axis}, "tickvals": values, "ticktext": ticks},
+            "yaxis": _log_y(traces, "documents/s"),
             "legend": {"orientation": "h", "y": -0.25, "yanchor": "top", "x": 0},
             "showlegend": True,
         }
@@ -161,7 +168,7 @@ def _arrivals(found: Benchmark) -> Iterator[Figure]:
                 )
         layout: dict[str, Any] = {
             "xaxis": {"title": {"text": "texts that arrive a second"}},
-            "yaxis": {"type": "log", "title": {"text": "ms from when a text was due"}},
+            "yaxis": _log_y(traces, "ms from when a text was due"),
             "legend": {"orientation": "h", "y": -0.25, "yanchor": "top", "x": 0},
             "showlegend": True,
         }
@@ -200,6 +207,13 @@ def _parts(found: Benchmark) -> Iterator[Figure]:
         "showlegend": True,
     }
     yield Figure("Where the time goes", "", traces, layout, height=200 + 40 * len(told))
+
+
+def _log_y(traces: Sequence[dict[str, Any]], title: str) -> dict[str, Any]:
+    """A logarithmic axis for what the traces show; plotly's own labels run into each other on one."""
+    return log_axis([value for trace in traces for value in trace["y"] if value is not None]) | {
+        "title": {"text": title}
+    }
 
 
 def _text(name: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as Drawn
 from rich.text import Text
@@ -15,7 +16,9 @@ from polyfold.measure.markdown import draw, escape
 from polyfold.measure.page import Facts, Page, draw_page
 from polyfold.measure.tables import Table
 
-LEFT_OUT = frozenset({"least–most", "floor, documents/s", "floor, ms", "answers/s", "most ms", "requests"})
+LEFT_OUT = frozenset(
+    {"least–most", "floor, documents/s", "floor, ms", "answers/s", "most ms", "requests", "share of p50 %"}
+)
 """Columns that a terminal has no room for."""
 
 
@@ -76,23 +79,50 @@ def alerts(found: Benchmark) -> Iterator[str]:
 
 
 def print_benchmark(found: Benchmark) -> None:
-    """The main tables on standard output, narrower than on the page, and where and how they were measured."""
+    """The main tables on standard output, narrower than on the page, and where and how they were measured.
+
+    A list above says what the numbers in the tables stand for: 80 columns have no room for names.
+    """
     console = Console()
-    for table in (speed(found), arrivals(found)):
+    console.print("Artifacts", style="bold")
+    for number, name in legend(found):
+        console.print(f"  {number}  {name}", markup=False, highlight=False, soft_wrap=True)
+    short = numbered(found)
+    for table in (speed(short), arrivals(short)):
         if table.rows:
+            console.print()
             console.print(_narrow(table))
     for title, facts in _facts(found):
+        console.print()
         console.print(title, style="bold")
         for what, value in facts:
             console.print(f"  {what}: {value}", markup=False, highlight=False, soft_wrap=True)
 
 
+def legend(found: Benchmark) -> Iterator[tuple[str, str]]:
+    """Each number of the console's tables and what it stands for; the baseline is 0."""
+    if found.baseline is not None:
+        yield "0", f"{found.baseline.name} (baseline, fp32 in PyTorch)"
+    for number, entry in enumerate(found.entries, start=1):
+        yield f"{number}", entry.name
+
+
+def numbered(found: Benchmark) -> Benchmark:
+    """The same result with numbers for names."""
+    entries = tuple(
+        entry.model_copy(update={"name": f"{number}"}) for number, entry in enumerate(found.entries, start=1)
+    )
+    baseline = found.baseline and found.baseline.model_copy(update={"name": "0"})
+    return found.model_copy(update={"entries": entries, "baseline": baseline})
+
+
 def _narrow(table: Table) -> Drawn:
     shown = [place for place, name in enumerate(table.columns) if name not in LEFT_OUT]
-    drawn = Drawn(title=table.title, title_justify="left")
+    drawn = Drawn(title=table.title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for place in shown:
-        right = place >= table.text_columns
-        drawn.add_column(table.columns[place], justify="right" if right else "left", overflow="fold")
+        # A word a line: no column is wider than its figures need, and only a row's words are ever broken.
+        heading = "#" if place == 0 else "\n".join(table.columns[place].split())
+        drawn.add_column(heading, justify="right" if place >= table.text_columns else "left", overflow="fold")
     for row in table.rows:
         # A cell is text, whatever brackets a name has.
         drawn.add_row(*(Text(row[place]) for place in shown))

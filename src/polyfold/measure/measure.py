@@ -19,6 +19,7 @@ from polyfold.measure.cost import CostSpec, cost_of
 from polyfold.measure.gates import GateSpec, check_gates, sentence
 from polyfold.measure.memory import predicting_memory_mb
 from polyfold.measure.operations import encoder_mflops, mflops_of
+from polyfold.measure.profile import profile
 from polyfold.measure.report import Cost, Gate, Report, Row
 from polyfold.measure.speed import SpeedReport, SpeedSpec, measure_speed
 from polyfold.measure.summary import summarize
@@ -31,7 +32,7 @@ from polyfold.text import Encoding
 from polyfold.train.answers import TeacherSet, answers_in
 from polyfold.train.asking import answerable, ask, set_tasks
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 XLMR = "FacebookAI/xlm-roberta-base"
 
 Logits = Mapping[str, np.ndarray]
@@ -173,6 +174,8 @@ def _quality(
     fields: dict[str, Any] = score(tasks, data.test, found, seed).row_fields()
     if candidate.reference is not None and logits.get(candidate.reference):
         fields |= label_agreement(tasks, logits[candidate.reference], found).model_dump()
+    lengths = predictor.tokenizer.encode(data.test.texts, config.max_length).lengths
+    fields["profile"] = profile(tasks, data.test, lengths, found)
     return Row(**{**row.model_dump(), **fields}), found
 
 

@@ -14,6 +14,8 @@ from polyfold.measure.plots import Figure
 from polyfold.measure.tables import Table
 
 TEMPLATES = Path(__file__).with_name("templates")
+LONGEST_FIGURE = 12
+"""Characters of a headline that fit in large letters."""
 
 Facts = Sequence[tuple[str, str]]
 """(What, how much), in the order they are shown."""
@@ -62,7 +64,7 @@ def _body(page: Page) -> Iterator[str]:
     if page.alerts:
         lines = "".join(f"<li>{escape(alert)}</li>" for alert in page.alerts)
         yield f'<ul class="alerts">{lines}</ul>'
-    facts = "".join(f"<div><dt>{escape(what)}</dt><dd>{escape(value)}</dd></div>" for what, value in page.headline)
+    facts = "".join(_fact(what, value) for what, value in page.headline)
     if facts:
         yield f'<dl class="headline">{facts}</dl>'
     yield '<div class="grid">'
@@ -75,6 +77,14 @@ def _body(page: Page) -> Iterator[str]:
     for title, found in page.facts:
         yield from _facts(title, found)
     yield "</div>\n</main>"
+
+
+def _fact(what: str, value: str) -> str:
+    # A model's name in the size of a figure would reach over its neighbours.
+    if len(value) <= LONGEST_FIGURE:
+        return f"<div><dt>{escape(what)}</dt><dd>{escape(value)}</dd></div>"
+    name = escape(value).replace(".", ".<wbr>")
+    return f'<div><dt>{escape(what)}</dt><dd class="long">{name}</dd></div>'
 
 
 def _plot(number: int, figure: Figure) -> str:

@@ -66,7 +66,7 @@ def _speed_against_quality(report: Report) -> Iterator[Figure]:
             }
         )
     layout: dict[str, Any] = {
-        "xaxis": _log_axis([row.speed[key].documents_per_second for row in report.rows if key in row.speed])
+        "xaxis": log_axis([row.speed[key].documents_per_second for row in report.rows if key in row.speed])
         | {"title": {"text": f"documents per second, {speed_title(key)}"}},
         "yaxis": {"title": {"text": "mean macro-F1 × 100"}},
         "shapes": [line["shape"] for line in lines],
@@ -82,7 +82,7 @@ def _speed_against_quality(report: Report) -> Iterator[Figure]:
     yield Figure("Speed against quality", note, traces, layout, wide=True, height=height)
 
 
-def _log_axis(values: list[float]) -> dict[str, Any]:
+def log_axis(values: list[float]) -> dict[str, Any]:
     """A logarithmic axis with room at both ends, its ticks at 1, 2 and 5 times powers of ten."""
     low, high = min(values) / 1.5, max(values) * 1.5
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

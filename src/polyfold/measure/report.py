@@ -30,7 +30,7 @@ SpeedKey = Annotated[str, StringConstraints(pattern=r"^([0-9]+x[0-9]+|real_text|
 QUALITY_FIELDS = (
     "test_documents", "macro_f1", "macro_f1_ci95", "macro_f1_by_language", "f1_by_label", "calibration_error",
     "reliability", "confusion", "label_agreement_percent", "positives_percent", "degradation_percent",
-    "thresholds", "temperatures", "dominated_by",
+    "thresholds", "temperatures", "dominated_by", "profile",
 )  # fmt: skip
 """Fields of a row that say how good it is; a row with random weights has none of them."""
 
@@ -92,6 +92,32 @@ class DataSummary(_Part):
     tasks: tuple[TaskSummary, ...]
 
 
+class TaskProfile(_Part):
+    """How a model answers one task: documents by confidence (equal-width bins from 0 to 1) and by label given.
+
+    `without_label` counts the documents that a multi-label task gives no label; other tasks have none.
+    """
+
+    mean_confidence: float = Field(ge=0.0, le=1.0)
+    confidence: tuple[int, ...]
+    labels: dict[str, int]
+    without_label: int | None = None
+
+
+class Profile(_Part):
+    """All test documents as the model sees them, labelled or not: what a service compares its texts with.
+
+    `tokens` counts documents of up to `token_bounds[i]` tokens (special ones included, after cutting) and above
+    the bound before it; the last count has those above every bound.
+    """
+
+    documents: int = Field(ge=0)
+    languages: dict[str, int]
+    token_bounds: tuple[int, ...]
+    tokens: tuple[int, ...]
+    tasks: dict[str, TaskProfile]
+
+
 class Row(_Part):
     """One artifact in one runtime. Quality fields are absent where nothing was scored.
 
@@ -127,6 +153,7 @@ class Row(_Part):
     thresholds: dict[str, tuple[float, ...]] | None = None
     temperatures: dict[str, float] | None = None
     dominated_by: str | None = None
+    profile: Profile | None = None
 
     speed: dict[SpeedKey, Speed] = Field(default_factory=dict)
     speedup: dict[SpeedKey, float] = Field(default_factory=dict)

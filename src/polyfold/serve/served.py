@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from polyfold.artifact import MANIFEST, Artifact, ModelConfig
+from polyfold.errors import InputError
 from polyfold.serve.answers import Ticket
 from polyfold.serve.batcher import Batcher
 from polyfold.serve.observer import BatchFacts, DropReason, Observer
@@ -62,6 +63,11 @@ class ServedModel:
     def runtimes(self) -> tuple[str, ...]:
         """In order of preference; fail-over moves to the right."""
         return self._runner.runtimes
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Token ids are below this."""
+        return self._runner.predictor.tokenizer.vocabulary_size
 
     @property
     def lanes(self) -> int:
@@ -164,7 +170,13 @@ async def open_model(
         for folder in source.folders:
             verify(folder, must=must_verify)
         runner = Runner(candidates_of(source.folders, spec.runtime), opener, failed_over, clock)
-        warm_up(runner.lanes, spec.batching.token_budget, clock)
+        try:
+            warm_up(runner.lanes, spec.batching.token_budget, clock)
+        except Exception as error:  # noqa: BLE001  (runtimes raise types of their own)
+            hint = "export it again, or serve it on another runtime"
+            raise InputError(f"it fails while warming up: {error}", file=runner.folder, hint=hint) from None
+        # Worked out once, and here: some tokenizers have to count for it.
+        assert runner.predictor.tokenizer.vocabulary_size > 0
         return runner
 
     runner = await asyncio.get_running_loop().run_in_executor(None, opened)

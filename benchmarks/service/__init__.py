@@ -1,0 +1,1 @@
+"""Load and faults of `polyfold serve`, measured from outside: see `__main__.py`."""
