@@ -74,13 +74,15 @@ class Predictor:
         token_budget: int = TOKEN_BUDGET,
         cache_dir: Path | None = None,
         device: Device = "cpu",
+        spinning: bool = True,
     ) -> "Predictor":
         """Load a model folder on the runtime its `config.json` names, on a given one, or on the fastest ("auto").
 
         `threads` defaults to every core this process may use; `bf16` lets OpenVINO, and what runs on a GPU, use
         bfloat16; OpenVINO cuts a batch into `streams` parts (one a thread); `token_budget` bounds documents times
         longest in a batch, and so the memory; `cache_dir` keeps what OpenVINO and TensorRT compile; `device` is
-        where torch, ONNX Runtime and TensorRT compute.
+        where torch, ONNX Runtime and TensorRT compute; ONNX Runtime's threads wait for work by `spinning`, which
+        takes the cores from whatever else runs beside it.
         """
         for name, value in (("threads", threads), ("streams", streams), ("token_budget", token_budget)):
             if value is not None and value < 1:
@@ -88,6 +90,7 @@ class Predictor:
         folder = Path(path)
         config, tasks = read_config(folder)
         spec = SessionSpec(threads=threads, bf16=bf16, streams=streams, cache_dir=cache_dir, device=device)
+        spec = spec if spinning else spec.model_copy(update={"spinning": False})
         if runtime == "auto":
             opened = open_fastest(folder, config, tasks, spec)
             session, choice = opened.session, opened.choice

@@ -20,8 +20,8 @@ TEXTS = st.lists(st.text("abc", max_size=8) | st.text("xyz", min_size=60, max_si
 class Bench:
     """A batcher over the toy, its gate open unless told."""
 
-    def __init__(self, open_gate=True, queue_tokens=100_000, **batching):
-        self.model, self.reports = ToyModel(), Reports()
+    def __init__(self, open_gate=True, queue_tokens=100_000, lanes=1, **batching):
+        self.model, self.reports = ToyModel(lanes=lanes), Reports()
         if open_gate:
             self.model.gate.set()
         self.batcher = Batcher(self.model, LONGEST, Batching(**batching), queue_tokens, self.reports)
@@ -221,15 +221,40 @@ def test_stopping_refuses_whoever_has_no_answer_yet_and_computes_nothing_more():
     assert [len(batch) for batch in run(stop())] == [1]
 
 
-def test_a_batch_waits_for_company_only_as_long_as_it_may():
+def test_while_a_lane_is_at_work_few_texts_wait_for_company_in_the_other():
     async def company():
-        async with Bench(max_wait_ms=200.0) as bench:
-            tickets = [bench.ask([name]) for name in ("one", "two", "six")]
+        async with Bench(open_gate=False, lanes=2, max_wait_ms=60_000.0) as bench:
+            tickets = [bench.ask(["first"])]
+            while bench.batcher.queue_tokens:
+                await asyncio.sleep(0)
+            tickets += [bench.ask([name]) for name in ("one", "two", "six")]
+            waiting = bench.batcher.queue_tokens
+            bench.model.gate.set()
             for ticket in tickets:
                 await ticket.future
-            return bench.model.batches
+            return waiting, bench.model.batches
 
-    assert [len(batch) for batch in run(company())] == [3]
+    waiting, batches = run(company())
+    assert waiting == len("onetwosix")
+    assert [len(batch) for batch in batches] == [1, 3]
+
+
+def test_many_texts_or_a_long_wait_start_the_other_lane():
+    async def other_lane(texts, max_wait_ms):
+        async with Bench(open_gate=False, lanes=2, max_wait_ms=max_wait_ms) as bench:
+            tickets = [bench.ask(["first"])]
+            while bench.batcher.queue_tokens:
+                await asyncio.sleep(0)
+            tickets.append(bench.ask(texts))
+            before = bench.batcher.queue_tokens
+            while bench.batcher.queue_tokens == before:
+                await asyncio.sleep(0)  # the first is still being computed
+            bench.model.gate.set()
+            for ticket in tickets:
+                await ticket.future
+
+    run(other_lane([f"many {number}" * 6 for number in range(8)], 60_000.0))
+    run(other_lane(["few"], 1.0))
 
 
 def test_timing_and_padding_are_told():

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,17 @@ class OpenVinoSession:
     requests: tuple[Any, ...]
     positions: Mapping[str, int]
     singles: SingleTexts
+    singles_on_one_thread: Callable[[], SingleTexts]
     longest: int
 
     def lanes(self) -> "tuple[OpenVinoSession, ...]":
         """The same model as a session for each stream, which threads may use side by side.
 
-        For many small batches: a thread that prepares the next one leaves the other streams at work.
+        For many small batches: a thread that prepares the next one leaves the other streams at work. A single text
+        then takes one thread too, and so a third less of the processors' time.
         """
-        return tuple(replace(self, requests=(request,)) for request in self.requests)
+        singles = self.singles_on_one_thread()
+        return tuple(replace(self, requests=(request,), singles=singles) for request in self.requests)
 
     def run(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Mapping[str, np.ndarray]:
         """Logits by task, float32 [batch, labels]."""
@@ -124,21 +128,30 @@ def open_openvino(folder: Path, config: ModelConfig, tasks: Sequence[Task], spec
         for task in tasks
     }
 
-    def compile_for(length: int) -> Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]]:
+    def compile_for(
+        length: int, threads: int | None
+    ) -> Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]]:
         fixed = model.clone()
         fixed.reshape({name: [1, length] for name in INPUTS})
-        small = config.trunk_parameters * length < WORTH_ALL_THREADS
         # Not kept on disk: it is compiled beside the work, and what is read back from there takes more memory.
-        own = spec.model_copy(update={"cache_dir": None, **({"threads": 1} if small else {})})
+        own = spec.model_copy(update={"cache_dir": None, **({"threads": threads} if threads else {})})
         request = core.compile_model(fixed, "CPU", _properties(own, config.precision, 1)).create_infer_request()
         return lambda *inputs: _answers(request, positions, inputs)
 
     def reference(*inputs: np.ndarray) -> Mapping[str, np.ndarray]:
         return _answers(compiled.create_infer_request(), positions, inputs)
 
-    singles = SingleTexts(compile_for, reference, lengths_for(config.trunk_parameters, config.max_length))
+    lengths = lengths_for(config.trunk_parameters, config.max_length)
+
+    def fitting(length: int) -> Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]]:
+        return compile_for(length, 1 if config.trunk_parameters * length < WORTH_ALL_THREADS else None)
+
+    def singles_on_one_thread() -> SingleTexts:
+        return SingleTexts(partial(compile_for, threads=1), reference, lengths)
+
+    singles = SingleTexts(fitting, reference, lengths)
     requests = tuple(compiled.create_infer_request() for _ in range(streams))
-    return OpenVinoSession(requests, positions, singles, config.max_length)
+    return OpenVinoSession(requests, positions, singles, singles_on_one_thread, config.max_length)
 
 
 def _filled(part: np.ndarray, rows: int) -> np.ndarray:

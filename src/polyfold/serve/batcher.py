@@ -32,6 +32,10 @@ LEAST_TOKENS = 96
 """A batch may always hold so many tokens, however slow the model is or however few are left for other lanes:
 four documents of usual length, with which a lane is about as fast a token as with more."""
 
+WORTH_A_LANE = 128
+"""Tokens for which another lane begins at once while one is at work. Fewer wait for more for a while: one text
+takes MiniLM-L6 2.4 ms of a core, as long as two do, and four take 4.1 ms."""
+
 FIRST_RATE = 20_000.0
 """Tokens a second and lane that are assumed until a batch has been measured."""
 
@@ -91,6 +95,7 @@ class Batcher:
         self._queue: FairQueue[Waiting] = FairQueue(longest)
         self._changed = threading.Condition()
         self._open = True
+        self._computing = 0
         self._under_way: dict[Hashable, Waiting] = {}
         self._pending: set[Request] = set()
         self._idle = asyncio.Event()
@@ -320,6 +325,8 @@ class Batcher:
             begun = self._clock()
             answered = self._model.answer(Encoding.of([entry.ids for entry in batch]), lane)
             infer_s = self._clock() - begun
+            with self._changed:
+                self._computing -= 1
             tokens = sum(entry.tokens for entry in batch)
             if tokens >= LEAST_TOKENS and infer_s > 0.0:
                 self._rate += SMOOTHING * (tokens / infer_s - self._rate)
@@ -346,10 +353,10 @@ class Batcher:
                 if oldest is None:
                     self._changed.wait()
                     continue
-                budget = self._budget()
                 left = oldest + self._batching.max_wait_ms / 1000 - self._clock()
-                if left <= 0.0 or self._queue.tokens >= budget:
-                    return self._queue.take(budget)
+                if left <= 0.0 or not self._computing or self._queue.tokens >= WORTH_A_LANE:
+                    self._computing += 1
+                    return self._queue.take(self._budget())
                 self._changed.wait(left)
         return None
 

@@ -1,9 +1,9 @@
 """One request over HTTP from its arrival to the end of its answer: routes fill it in, logs and metrics read it."""
 
-import os
 import re
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from random import getrandbits
 from typing import Any
 
 from polyfold.serve.answers import Timing
@@ -48,7 +48,7 @@ class Exchange:
 def begin(scope: MutableMapping[str, Any], request_id: bytes | None, started: float) -> Exchange:
     """The exchange of an ASGI scope, put where `exchange_of` finds it; the client's id is kept if it is one."""
     usable = request_id is not None and _USABLE_ID.fullmatch(request_id) is not None
-    own = request_id.decode() if usable and request_id is not None else os.urandom(12).hex()
+    own = request_id.decode() if usable and request_id is not None else f"{getrandbits(96):024x}"
     exchange = scope[_KEY] = Exchange(own, scope["method"], scope["path"], started)
     return exchange
 

@@ -203,6 +203,8 @@ def opener_of(spec: ServeSpec) -> Opener:
             bf16=spec.bf16 and candidate.runtime == "openvino",
             cache_dir=spec.cache_dir,
             token_budget=spec.batching.token_budget,
+            # The event loop, tokenizing and the other models want the cores between two batches.
+            spinning=False,
         )
 
     return open_candidate

@@ -43,13 +43,14 @@ class Batching(_Spec):
     """How texts that wait together are cut into batches.
 
     A batch holds at most `token_budget` tokens, padding included, and is meant to take no longer than `batch_ms`
-    at the speed measured so far. A batch that is not full waits up to `max_wait_ms` for more texts: 0 is best
-    where the machine is never idle under load, since texts then gather by themselves.
+    at the speed measured so far. A text that finds the model idle is computed at once. While some lane is at work,
+    another begins a small batch only after `max_wait_ms`: under load, batches of a few texts take half the time a
+    text of batches of one.
     """
 
     token_budget: int = Field(default=1024, ge=1)
     batch_ms: float = Field(default=20.0, gt=0.0)
-    max_wait_ms: float = Field(default=0.0, ge=0.0)
+    max_wait_ms: float = Field(default=5.0, ge=0.0)
 
 
 class ModelSource(_Spec):
