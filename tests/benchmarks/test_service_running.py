@@ -9,7 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.service import results
-from benchmarks.service.__main__ import fractions_of, main
+from benchmarks.service.__main__ import fractions_of, main, parser
 from benchmarks.service.answers import Expected
 from benchmarks.service.contestants import Subject, command_of
 from benchmarks.service.free_model import write_free_model
@@ -154,6 +154,11 @@ def test_fractions_are_everybodys_or_one_models():
     assert found == {"": [0.2, 0.5], "student": [0.1, 0.3]}
     with pytest.raises(InputError, match="no list of fractions"):
         fractions_of(["a,b"], quick=False)
+
+
+def test_options_for_the_service_are_passed_on_as_they_are():
+    found = parser().parse_args(["soak", "FOLDER", "--serve-options=--bf16 --threads 2"])
+    assert found.serve_options == ["--bf16", "--threads", "2"]
 
 
 def test_a_mistake_on_the_command_line_is_told_and_ends_with_2(tmp_path, capsys):

@@ -30,7 +30,7 @@ def a_load(kind, p99=10.0, done=1000, texts=1, seconds=1.0, rate=None, **more):
     latency = Latency(p50=p99 / 10, p90=p99 / 2, p99=p99, most=2 * p99, late_p50=0.0, late_p99=0.5)
     given = {
         "connections": 4, "server_cpu_s": 1.0, "generator_cpu_s": 0.02, "waited_for_connection": 0,
-        "opened_while_running": 0, "overloaded": False,
+        "opened_while_running": 0, "overloaded": False, "stood_still_s": 0.1,
     }  # fmt: skip
     return Load(
         kind=kind, rate=rate, texts_a_request=texts, seconds=seconds, tally=tally, latency_ms=latency,
@@ -87,7 +87,8 @@ def a_load_file(*models):
         titles={"polyfold": "polyfold serve", "fastapi": "a plain FastAPI route"}, options=(),
     )  # fmt: skip
     return results.LoadFile(
-        command=COMMAND, hardware=hardware(), versions={"uvicorn": "1"}, code="c0de", begun="now", seconds=600.0, resumed=0,
+        command=COMMAND, hardware=hardware(), versions={"uvicorn": "1"}, code="c0de",
+        begun="now", seconds=600.0, resumed=0,
         stolen_percent=0.1, power_before=POWER, power_after=POWER, protocol=protocol, models=models,
     )  # fmt: skip
 
@@ -115,7 +116,8 @@ def a_soak_file(slope):
     ]
     fitted = soak.slope(samples, 10_000)
     return results.SoakFile(
-        command="python -m benchmarks.service soak runs/student", hardware=hardware(), versions={}, code="c0de", begun="now",
+        command="python -m benchmarks.service soak runs/student", hardware=hardware(), versions={}, code="c0de",
+        begun="now",
         model="student", requests=1_000_000, seconds=300.0, connections=16, depth=4, requests_per_second=3000.0,
         warm=10_000, samples=tuple(samples), bytes_a_request=fitted.bytes_a_request,
         bytes_a_request_low=fitted.low, bytes_a_request_high=fitted.high,

@@ -6,6 +6,7 @@ with running([folder], "--max-texts", "8") as server:
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -56,8 +57,13 @@ class ServerProcess:
             return line
 
     def wait(self, seconds=STOP_SECONDS):
-        """Its exit code, once it has ended by itself."""
-        return self.process.wait(seconds)
+        """Its exit code, once it has ended by itself; where it does not, a failure that says what it was at."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)
+            self.process.wait(STOP_SECONDS)
+            raise AssertionError(f"it did not end:\n{self.stderr()}") from None
 
     def read(self):
         """Collect standard error until it is closed; runs in a thread of its own."""
@@ -80,7 +86,7 @@ def running(models, *options, ready=True, environment=None):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", **(environment or {})},
     )
     server = ServerProcess(process)
     reader = threading.Thread(target=server.read, daemon=True)

@@ -155,6 +155,18 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back():
     assert refusal.retry_after_s > 0
 
 
+@pytest.mark.parametrize("length", [10, 5000])
+def test_what_cannot_be_tokenized_fails_its_request_and_is_forgotten(length):
+    async def broken():
+        async with Bench() as bench:
+            bench.model.encode = None
+            with pytest.raises(TypeError):
+                await bench.ask(["x" * length]).future
+            return bench.batcher.pending
+
+    assert run(broken()) == 0
+
+
 def test_a_request_larger_than_the_queue_is_taken_when_nothing_waits():
     async def large():
         async with Bench(queue_tokens=5) as bench:

@@ -54,7 +54,7 @@ def test_no_request_makes_the_service_fail_or_answer_what_it_did_not_announce(se
         for found in schema.get_all_operations():
             operation = found.ok()
 
-            @settings(QUIET, max_examples=60 if operation.path == "/predict" else 12)
+            @settings(QUIET, max_examples=40 if operation.path == "/predict" else 8)
             @given(case=operation.as_strategy(generation_mode=mode))
             def check(case):
                 answer = case.call_and_validate(session=session, checks=CHECKS)

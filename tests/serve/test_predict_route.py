@@ -228,9 +228,10 @@ def test_more_tokens_than_may_wait_are_refused_until_there_is_room(toy, blocked)
     assert toy.predict(text="w1").status_code == 200
 
 
-def request_then(event):
-    """Receives one small request, and then waits for `event`."""
-    messages = iter([{"type": "http.request", "body": b'{"text": "w5 w6 w7"}', "more_body": False}])
+def request_then(event, text):
+    """Receives one small request, and then waits for `event`. A text of one's own is not computed for another."""
+    body = json.dumps({"text": text}).encode()
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
 
     async def receive():
         for message in messages:
@@ -244,7 +245,7 @@ def request_then(event):
 def test_when_the_client_leaves_its_request_is_dropped_and_nothing_is_sent(toy, blocked):
     async def leave():
         gone = asyncio.Event()
-        call = asyncio.ensure_future(ask_raw(toy.app, request_then(gone)))
+        call = asyncio.ensure_future(ask_raw(toy.app, request_then(gone, "w5 w6 w7")))
         await asyncio.sleep(0)
         gone.set()
         return await call
@@ -257,8 +258,9 @@ def test_when_the_client_leaves_its_request_is_dropped_and_nothing_is_sent(toy, 
 
 def test_a_request_that_the_server_gives_up_is_dropped_too(toy, blocked):
     async def give_up():
-        call = asyncio.ensure_future(ask_raw(toy.app, request_then(asyncio.Event())))
+        call = asyncio.ensure_future(ask_raw(toy.app, request_then(asyncio.Event(), "w9 w10 w11")))
         while not toy.fleet.models[0].pending:
+            assert not call.done()
             await asyncio.sleep(0.001)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):

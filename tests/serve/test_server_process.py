@@ -1,7 +1,9 @@
 """Real processes of `polyfold serve`: how they begin, what they withstand, and how they end."""
 
+import inspect
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ import httpx
 import pytest
 from server_process import PROGRAM, running
 
+from polyfold.cli.serve import serve
 from polyfold.predictor import Predictor
 from polyfold.serve.spec import ServeSpec
 
@@ -23,7 +26,7 @@ NUMBERS = (
     *("body-timeout", "idle-timeout", "connections", "token-budget", "batch-ms", "max-wait-ms"),
     *("drain", "threads", "port", "grpc-port"),
 )
-WORDS = ("keys", "log-file", "report", "traces", "cache-dir", "repository")
+WORDS = ("keys", "log-file", "report", "traces", "cache-dir")
 
 
 @pytest.fixture(scope="module")
@@ -306,6 +309,7 @@ def test_what_the_command_line_gets_wrong_is_told_without_starting(polyfold, fol
         ([], "no model is named"),
         ([folder, folder], "two models are called onnxruntime@1"),
         (["=x"], "no usable name"),
+        (["--repository", folder / "config.json"], "it is no folder"),
     ):
         code, _, said = polyfold("serve", *arguments)
         assert code == 2
@@ -326,12 +330,25 @@ def test_every_setting_of_the_service_is_an_option(folder, monkeypatch, polyfold
     assert spec.models[0].folders == (folder, folder)
     given = [item for name in NUMBERS for item in (f"--{name}", "7")]
     given += [item for name in WORDS for item in (f"--{name}", "x")]
-    given += ["--host", "::1", "--runtime", "openvino"]
+    given += ["--repository", folder, "--host", "::1", "--runtime", "openvino", "--log-format", "text", "--allow-host", "x"]
     polyfold("serve", folder, "--bf16", *given)
     told = started[1]
     flat = {**told.model_dump(), **told.limits.model_dump(), **told.batching.model_dump()}
     plain = {**spec.model_dump(), **spec.limits.model_dump(), **spec.batching.model_dump()}
     assert [name for name in flat if flat[name] == plain[name]] == []
+
+
+def test_help_names_the_defaults_that_the_service_has():
+    spec = ServeSpec(models=())
+    defaults = {**spec.model_dump(), **spec.limits.model_dump(), **spec.batching.model_dump()}
+    seconds = {"body_timeout": "body_timeout_s", "idle_timeout": "idle_timeout_s", "drain": "drain_seconds"}
+    said, found = inspect.signature(serve).parameters, 0
+    for name, parameter in said.items():
+        text = parameter.annotation.__metadata__[0].help
+        if (number := re.search(r"\[default: ([0-9.]+)\]", text)) is not None:
+            assert float(number[1]) == defaults[seconds.get(name, name)]
+            found += 1
+    assert found == 13
 
 
 def test_a_service_that_others_can_reach_without_keys_is_warned_of(capfd):
@@ -379,6 +396,7 @@ cli.main()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1, done.stderr
+    assert "Timeout" in done.stderr
     status, _, body = done.stdout.partition(" ")
     assert (status, code_of(body)) == ("503", "stopping")
 

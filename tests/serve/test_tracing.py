@@ -95,7 +95,7 @@ def tell(told):
 
 def exchange(**changes):
     made = Exchange("id-1", "POST", f"/predict?{SECRET}", 0.0, "/predict", Caller("shop"), "feedback", "2")
-    made.texts, made.status, made.timing = 3, 200, Timing(queue_s=0.02, tokenize_s=0.01, infer_s=0.03)
+    made.texts, made.tokens, made.status, made.timing = 3, 70, 200, Timing(queue_s=0.02, tokenize_s=0.01, infer_s=0.03)
     for name, value in changes.items():
         setattr(made, name, value)
     return made
@@ -126,7 +126,7 @@ def test_a_request_is_one_span_with_its_parts_below_it(tell, told):
     assert attributes(whole) == {
         "http.request.method": "POST", "http.route": "/predict", "http.response.status_code": 200,
         "polyfold.request_id": "id-1", "polyfold.caller": "shop", "polyfold.model": "feedback",
-        "polyfold.version": "2", "polyfold.texts": 3,
+        "polyfold.version": "2", "polyfold.texts": 3, "polyfold.tokens": 70,
     }  # fmt: skip
     at = whole.start_time_unix_nano
     for name, length in (("tokenize", 0.01), ("queue", 0.02), ("infer", 0.03)):

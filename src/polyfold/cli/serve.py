@@ -4,8 +4,13 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from polyfold.cli.app import MaybeCount, MaybePath, MaybeText, RuntimeOption, app
+from polyfold.cli.app import MaybeCount, MaybeNumber, MaybePath, MaybeText, RuntimeOption, app
 from polyfold.errors import InputError
+
+
+def _own(help_text: str) -> Any:
+    """An option whose default is the service's own; the help text names it, and a test that it is right."""
+    return typer.Option(help=help_text, show_default=False)
 
 
 @app.command(
@@ -27,12 +32,21 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 for every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any that is free.", min=0, max=65535)] = 8080,
+    hosts: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--allow-host", help="Another name that it may be asked under: a proxy's, say (repeatable).", metavar="NAME"
+        ),
+    ] = None,
     grpc_port: Annotated[MaybeCount, typer.Option(help="Also the v2 protocol over gRPC, at this port.")] = None,
     keys: Annotated[
         MaybePath, typer.Option(help="The file of API keys that `polyfold key new` writes.", metavar="FILE")
     ] = None,
     log_file: Annotated[
         MaybePath, typer.Option(help="Where the log goes [default: standard error].", metavar="FILE")
+    ] = None,
+    log_format: Annotated[
+        MaybeText, typer.Option(help="text or json [default: text on a terminal, else json].", metavar="FORMAT")
     ] = None,
     report: Annotated[
         MaybePath,
@@ -48,21 +62,21 @@ def serve(
         MaybePath,
         typer.Option(help="Where compiled models are kept [default: the user's cache].", metavar="DIR"),
     ] = None,
-    max_body_bytes: Annotated[int, typer.Option(help="Of a request's body.", min=1)] = 4_194_304,
-    max_texts: Annotated[int, typer.Option(help="In a request.", min=1)] = 1024,
-    max_characters: Annotated[int, typer.Option(help="Of a text.", min=1)] = 20_000,
+    max_body_bytes: Annotated[MaybeCount, _own("Bytes of a request's body [default: 4194304].")] = None,
+    max_texts: Annotated[MaybeCount, _own("Texts of a request [default: 1024].")] = None,
+    max_characters: Annotated[MaybeCount, _own("Characters of a text [default: 20000].")] = None,
     queue_tokens: Annotated[
-        int, typer.Option(help="That may wait for a model; more is refused.", min=1)
-    ] = 200_000,
-    deadline_ms: Annotated[int, typer.Option(help="Of a request that names none.", min=1)] = 10_000,
-    max_deadline_ms: Annotated[int, typer.Option(help="That a request may name.", min=1)] = 60_000,
-    body_timeout: Annotated[float, typer.Option(help="Seconds for a request's body to come.", min=0.001)] = 10.0,
-    idle_timeout: Annotated[float, typer.Option(help="Seconds a client may do nothing.", min=0.001)] = 30.0,
-    connections: Annotated[int, typer.Option(help="Open at once.", min=1)] = 20_000,
-    token_budget: Annotated[int, typer.Option(help="Tokens a batch, padding included.", min=1)] = 1024,
-    batch_ms: Annotated[float, typer.Option(help="How long a batch may take.", min=0.1)] = 20.0,
-    max_wait_ms: Annotated[float, typer.Option(help="How long it waits for more texts.", min=0.0)] = 0.0,
-    drain: Annotated[float, typer.Option(help="Seconds for what is under way, when stopped.", min=0.0)] = 30.0,
+        MaybeCount, _own("Tokens that may wait for a model; more is refused [default: 200000].")
+    ] = None,
+    deadline_ms: Annotated[MaybeCount, _own("Time for a request that names none [default: 10000].")] = None,
+    max_deadline_ms: Annotated[MaybeCount, _own("Time that a request may name [default: 60000].")] = None,
+    body_timeout: Annotated[MaybeNumber, _own("Seconds for a body to come [default: 10].")] = None,
+    idle_timeout: Annotated[MaybeNumber, _own("Seconds a client may do nothing [default: 30].")] = None,
+    connections: Annotated[MaybeCount, _own("Connections open at once [default: 20000].")] = None,
+    token_budget: Annotated[MaybeCount, _own("Tokens a batch, padding included [default: 1024].")] = None,
+    batch_ms: Annotated[MaybeNumber, _own("How long a batch may take [default: 20].")] = None,
+    max_wait_ms: Annotated[MaybeNumber, _own("How long a small batch waits for more texts [default: 5].")] = None,
+    drain: Annotated[MaybeNumber, _own("Seconds for what is under way, when stopped [default: 30].")] = None,
 ) -> None:
     """Serve models over HTTP: /predict, /v2, metrics, docs and a page to try them on."""
     from polyfold.serve.server import serve as run
@@ -73,31 +87,40 @@ def serve(
         "models": tuple(ModelSource.parse(one) for one in models or ()),
         "repository": repository,
         "host": host,
+        "hosts": tuple(hosts or ()),
         "port": port,
         "grpc_port": grpc_port,
         "keys": keys,
         "log_file": log_file,
+        "log_format": log_format,
         "report": report,
         "traces": traces,
         "runtime": runtime,
         "threads": threads,
         "bf16": bf16,
         "cache_dir": cache_dir or cache_folder("compiled"),
-        "drain_seconds": drain,
-        "limits": {
-            "max_body_bytes": max_body_bytes,
-            "max_texts": max_texts,
-            "max_characters": max_characters,
-            "queue_tokens": queue_tokens,
-            "deadline_ms": deadline_ms,
-            "max_deadline_ms": max_deadline_ms,
-            "body_timeout_s": body_timeout,
-            "idle_timeout_s": idle_timeout,
-            "connections": connections,
-        },
-        "batching": {"token_budget": token_budget, "batch_ms": batch_ms, "max_wait_ms": max_wait_ms},
+        **_given({"drain_seconds": drain}),
+        "limits": _given(
+            {
+                "max_body_bytes": max_body_bytes,
+                "max_texts": max_texts,
+                "max_characters": max_characters,
+                "queue_tokens": queue_tokens,
+                "deadline_ms": deadline_ms,
+                "max_deadline_ms": max_deadline_ms,
+                "body_timeout_s": body_timeout,
+                "idle_timeout_s": idle_timeout,
+                "connections": connections,
+            }
+        ),
+        "batching": _given({"token_budget": token_budget, "batch_ms": batch_ms, "max_wait_ms": max_wait_ms}),
     }
     run(_spec(settings))
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without what the command line leaves to the service's own defaults."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _spec(settings: dict[str, Any]) -> Any:
@@ -109,6 +132,8 @@ def _spec(settings: dict[str, Any]) -> Any:
         raise InputError(
             "no model is named", hint="give a model folder, or --repository to load them while running"
         )
+    if settings["repository"] is not None and not settings["repository"].is_dir():
+        raise InputError("it is no folder", file=settings["repository"], key="--repository")
     named = [(one.name, one.version) for one in settings["models"]]
     for name, version in named:
         if named.count((name, version)) > 1:

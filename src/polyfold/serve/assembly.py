@@ -20,6 +20,7 @@ from polyfold.serve.scrape import Sources
 from polyfold.serve.service import Service
 from polyfold.serve.spec import ServeSpec
 from polyfold.serve.tracing import open_tracer
+from polyfold.serve.v2_metadata import GRPC_ROUTES
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Assembled:
     def watch(self, app: FastAPI, state: ServerState) -> None:
         """Let the metrics see the application's routes and the server's connections."""
         own = [route.path for route in app.routes if isinstance(route, Route)]
-        self.metrics.allow_routes([*own, *document(app)["paths"], UNMATCHED])
+        self.metrics.allow_routes([*own, *document(app)["paths"], *GRPC_ROUTES, UNMATCHED])
         self.metrics.ask(
             Sources(
                 models=lambda: self.service.fleet.models,
@@ -41,6 +42,7 @@ class Assembled:
                 requests_in_flight=lambda: len(state.tasks),
                 log_lines_lost=lambda: self.log.lost,
                 key_reloads_failed=lambda: self.service.gatekeeper.broken_reads,
+                spans_lost=lambda: self.service.tracer.lost,
             )
         )
 
@@ -49,7 +51,7 @@ class Assembled:
 def assembled(spec: ServeSpec) -> Iterator[Assembled]:
     """Everything but the sockets, ended when left; on an event loop. InputError where a file cannot be used."""
     with ExitStack() as ending:
-        log = Log(spec.log_file)
+        log = Log(spec.log_file, spec.log_format)
         ending.callback(log.stop)
         ending.enter_context(captured(log))
         metrics = Metrics(Drift(spec.report))
@@ -67,7 +69,7 @@ def assembled(spec: ServeSpec) -> Iterator[Assembled]:
             witnesses=(metrics, log),
             metrics=metrics.render,
             drift=metrics.drift_summary,
-            hosts=allowed_hosts(spec.host),
+            hosts=allowed_hosts(spec.host, spec.hosts),
             tracer=tracer,
         )
         yield Assembled(service, metrics, log)

@@ -8,8 +8,9 @@ requests (tickets, who waits for what) is touched by the event loop alone; the q
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
 
@@ -130,7 +131,8 @@ class Batcher:
         request = self._request(len(texts), deadline)
         if sum(map(len, texts)) <= INLINE_CHARACTERS:
             fresh = [text for text in dict.fromkeys(texts) if text not in self._under_way]
-            self._admit(request, texts, fresh, self._encode(fresh) if fresh else None)
+            with self._or_forget(request):
+                self._admit(request, texts, fresh, self._encode(fresh) if fresh else None)
         else:
             # All of them: what is under way now may be answered, and forgotten, by the time they are tokenized.
             distinct = list(dict.fromkeys(texts))
@@ -144,7 +146,8 @@ class Batcher:
         keys = [row.tobytes() for row in ids]
         distinct = {key: row for key, row in zip(keys, ids, strict=True) if key not in self._under_way}
         encoded = (Encoding.of(list(distinct.values())), 0.0) if distinct else None
-        self._admit(request, keys, list(distinct), encoded)
+        with self._or_forget(request):
+            self._admit(request, keys, list(distinct), encoded)
         return Ticket(request.future, partial(self._abandon, request, "cancelled"))
 
     async def drained(self) -> None:
@@ -175,6 +178,15 @@ class Batcher:
         request.timer = self._loop.call_later(left, self._abandon, request, "deadline")
         return request
 
+    @contextmanager
+    def _or_forget(self, request: Request) -> Iterator[None]:
+        """A request that cannot be put into the queue, for whatever reason, is none."""
+        try:
+            yield
+        except BaseException:
+            self._forget(request)
+            raise
+
     def _encode(self, texts: Sequence[str]) -> tuple[Encoding, float]:
         started = self._clock()
         encoding = self._model.encode(texts)
@@ -192,8 +204,9 @@ class Batcher:
             return
         try:
             self._admit(request, texts, fresh, done.result())
-        except Refusal as refusal:
-            request.future.set_exception(refusal)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the request must not wait for it in vain)
+            self._forget(request)
+            request.future.set_exception(error)
 
     def _admit(
         self,
@@ -208,7 +221,7 @@ class Batcher:
             encoding, request.tokenize_s = encoded
             if request.tokenize_s:  # not so where ids were given
                 self._report.tokenized(len(encoding), request.tokenize_s)
-            self._make_room(request, len(encoding.flat))
+            self._make_room(len(encoding.flat))
             added = dict(zip(fresh, zip(encoding.ids, encoding.truncated.tolist(), strict=True), strict=True))
         places: dict[Hashable, list[int]] = {}
         for row, key in enumerate(keys):
@@ -233,10 +246,9 @@ class Batcher:
         waiting.entry = Entry(ids, arrived, waiting)
         return waiting
 
-    def _make_room(self, request: Request, tokens: int) -> None:
+    def _make_room(self, tokens: int) -> None:
         waiting = self._queue.tokens
         if waiting and waiting + tokens > self._limit:
-            self._forget(request)
             raise Refusal(
                 503,
                 "queue_full",
@@ -327,6 +339,8 @@ class Batcher:
             infer_s = self._clock() - begun
             with self._changed:
                 self._computing -= 1
+                # One that holds back for company need not, now that none is at work.
+                self._changed.notify()
             tokens = sum(entry.tokens for entry in batch)
             if tokens >= LEAST_TOKENS and infer_s > 0.0:
                 self._rate += SMOOTHING * (tokens / infer_s - self._rate)

@@ -36,6 +36,7 @@ class Exchange:
     version: str | None = None
     texts: int = 0
     failed_texts: int = 0
+    tokens: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
     status: int = CLIENT_GONE

@@ -61,6 +61,7 @@ class Log:
             "version": exchange.version,
             "texts": exchange.texts or None,
             "failed_texts": exchange.failed_texts or None,
+            "tokens": exchange.tokens or None,
             "bytes_in": exchange.bytes_in,
             "bytes_out": exchange.bytes_out,
             "trace_id": exchange.trace_id,

@@ -73,6 +73,7 @@ class Predict:
             self._service.gatekeeper.give_back(exchange.caller, len(texts), exchange.started)
             raise
         exchange.timing = answers.timing
+        exchange.tokens = int(answers.tokens.sum())
         return answers
 
 

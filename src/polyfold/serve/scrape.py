@@ -44,6 +44,7 @@ class Sources:
     requests_in_flight: Ask | None = None
     log_lines_lost: Ask | None = None
     key_reloads_failed: Ask | None = None
+    spans_lost: Ask | None = None
 
 
 class AtScrape(Collector):
@@ -64,6 +65,7 @@ class AtScrape(Collector):
             (Gauge, "requests_in_flight", "Requests without an answer.", sources.requests_in_flight),
             (Counts, "log_lines_lost", "Log lines that could not be written.", sources.log_lines_lost),
             (Counts, "key_reloads_failed", "Changed key files that were broken.", sources.key_reloads_failed),
+            (Counts, "spans_lost", "Spans that did not reach the collector.", sources.spans_lost),
         )
         for kind, name, help_text, ask in asked:
             if ask is not None:

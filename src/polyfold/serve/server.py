@@ -6,12 +6,13 @@ SIGTERM or SIGINT end it: no new connections, what is under way gets its answer 
 """
 
 import asyncio
+import faulthandler
 import os
 import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -44,6 +45,8 @@ HANGING_S = 5.0
 SPARE_FILES = 256
 """Open files that are no connections: models, logs, the loop's own."""
 
+_STDERR = 2
+
 MOST_FILES = 1_048_576
 """Some systems allow a billion; programs that we start would then close each of them."""
 
@@ -60,9 +63,9 @@ class HttpServer(uvicorn.Server):
         self.force_exit = self.should_exit
         self.should_exit = True
         self._service.stopping = True
-        # Whatever then hangs, a runtime for one, the process ends.
+        # Whatever then hangs, a runtime for one, the process says where, and ends with 1.
         seconds = 0.0 if self.force_exit else self._service.spec.drain_seconds
-        asyncio.get_running_loop().call_later(seconds + HANGING_S, os._exit, 1)
+        faulthandler.dump_traceback_later(seconds + HANGING_S, file=_STDERR, exit=True)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -94,8 +97,11 @@ class HttpServer(uvicorn.Server):
 def serve(spec: ServeSpec) -> None:
     """Serve until told to stop; InputError where it cannot start."""
     files = raise_open_files()
-    with bound(spec.host, spec.port) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(spec, listener, min(spec.limits.connections, files - SPARE_FILES)))
+    try:
+        with bound(spec.host, spec.port) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(spec, listener, min(spec.limits.connections, files - SPARE_FILES)))
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 async def _run(spec: ServeSpec, listener: socket.socket, connections: int) -> None:
@@ -110,7 +116,7 @@ async def _run(spec: ServeSpec, listener: socket.socket, connections: int) -> No
         grpc = None if spec.grpc_port is None else await _start_grpc(parts.service, spec.host, spec.grpc_port)
         sweeper = Sweeper(server.server_state.connections, spec.limits.idle_timeout_s)  # type: ignore[arg-type]
         sweeping = loop.create_task(sweeper.run())
-        loading = loop.create_task(_load(parts.service))
+        loading = loop.create_task(_load(parts.service, parts.metrics.settle))
         loading.add_done_callback(lambda done: None if _went_well(done) else server.stop())
         _announce(spec, listener, None if grpc is None else grpc.port)
         await server.serve([listener])
@@ -136,9 +142,10 @@ async def _start_grpc(service: Service, host: str, port: int) -> "GrpcServer":
     return await start_grpc(service, host, port)
 
 
-async def _load(service: Service) -> None:
+async def _load(service: Service, loaded: Callable[[], None]) -> None:
     started = service.clock()
     await service.fleet.start()
+    loaded()
     models = ", ".join(
         f"{one.name}@{one.version} ({one.config.precision} on {one.runtime})" for one in service.fleet.models
     )

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -77,11 +78,12 @@ class ModelSource(_Spec):
 
 
 class ServeSpec(_Spec):
-    """All of `polyfold serve`."""
+    """All of `polyfold serve`. `hosts` are more names that it may be asked under, as the header Host has them."""
 
     models: tuple[ModelSource, ...]
     repository: Path | None = None
     host: str = LOOPBACK
+    hosts: tuple[str, ...] = ()
     port: int = Field(default=8080, ge=0, le=65535)
     grpc_port: int | None = Field(default=None, ge=0, le=65535)
     limits: Limits = Limits()
@@ -92,6 +94,7 @@ class ServeSpec(_Spec):
     cache_dir: Path | None = None
     keys: Path | None = None
     log_file: Path | None = None
+    log_format: Literal["text", "json"] | None = None
     report: Path | None = None
     drain_seconds: float = Field(default=30.0, ge=0.0)
     traces: str | None = None

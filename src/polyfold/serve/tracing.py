@@ -229,6 +229,7 @@ def _attributes(exchange: Exchange) -> dict[str, str | int]:
         "polyfold.model": exchange.model,
         "polyfold.version": exchange.version,
         "polyfold.texts": exchange.texts,
+        "polyfold.tokens": exchange.tokens,
     }
     return {name: value for name, value in found.items() if value is not None}
 
