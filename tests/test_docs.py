@@ -181,7 +181,19 @@ def shown_commands() -> list[str]:
 def test_the_readme_shows_every_command():
     shown = {find_command(shlex.split(line))[0].name for line in shown_commands()}
     # Every command but those that only look after keys.
-    own = {"run", "check", "report", "clean", "predict", "compare", "ablate", "extend", "benchmark", "serve", "new"}
+    own = {
+        "run",
+        "check",
+        "report",
+        "clean",
+        "predict",
+        "compare",
+        "ablate",
+        "extend",
+        "benchmark",
+        "serve",
+        "new",
+    }
     assert shown == own
 
 

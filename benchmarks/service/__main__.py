@@ -12,7 +12,7 @@ load    In one run on one machine: the offline predictor, `polyfold serve`, a pl
         of Poisson arrivals at rising fractions of the offline throughput, latencies counted from when a request
         was due; 32 texts a request from 4 clients; a lone client; as fast as it goes. The load generator is a
         process of its own and shares the cores with the server. Every answer is compared with the offline one.
-        About 5 minutes a model and round. An interrupted command goes on where it was; --again starts over.
+        Up to 7 minutes a model and round. An interrupted command goes on where it was; --again starts over.
 faults  Each fault against real server processes under load. Five minutes. --only NAME repeats some. Moving the
         clock needs Debian's libfaketime, installed or unpacked: dpkg -x libfaketime_*.deb WORK/faketime.
 soak    A million requests as fast as they are answered, and the server's memory meanwhile. Five minutes.
@@ -139,7 +139,9 @@ def _common(found: argparse.ArgumentParser) -> None:
     found.add_argument(
         "--tolerance", type=float, default=TOLERANCE, help=f"of probabilities [default: {TOLERANCE}]"
     )
-    found.add_argument("--serve-options", nargs="+", default=[], metavar="OPTION", help="for `polyfold serve`")
+    found.add_argument(
+        "--serve-options", type=shlex.split, default=[], metavar='="OPTIONS"', help="for `polyfold serve`"
+    )
     found.add_argument("--again", action="store_true", help="measure anew what is there already")
     found.add_argument("--quick", action="store_true", help="a smoke test, whose figures mean nothing")
 

@@ -68,7 +68,8 @@ def stage_of(options: argparse.Namespace, command: str) -> Stage:
 def failed(name: str, stage: Stage, reason: str) -> FaultRow:
     """A fault that could not be brought about, or whose scene fell apart."""
     return FaultRow(
-        name=name, fault=name, injected="not brought about", command=stage.command, code=stage.code, tally=Tally(sent=0, acknowledged=0),
+        name=name, fault=name, injected="not brought about", command=stage.command, code=stage.code,
+        tally=Tally(sent=0, acknowledged=0),
         excused=0, lost=0, recovered_s=None, survived=False, limit_ms=0.0, p99_before_ms=None, p99_fault_ms=None,
         facts={}, problem=reason[:2000],
     )  # fmt: skip

@@ -3,7 +3,7 @@
 from .results import FaultRow
 from .stage import Stage, Story
 
-PATIENCE = ("--idle-timeout", "3", "--body-timeout", "3")
+PATIENCE, OWN_PATIENCE_S = ("--idle-timeout", "3", "--body-timeout", "3"), 1.5
 """Shorter than a service would have it, so that what it does about slow clients is seen within seconds."""
 
 SLOW_SECONDS = 8.0
@@ -42,7 +42,7 @@ def _slow(stage: Stage, story: Story, kind: str, count: int) -> FaultRow:
     story = Story(story.name, story.fault, story.injected.format(count=count))
     with stage.server(*PATIENCE) as server:
         before = server.resident_mb()
-        loading = stage.load(server, stage.before_s + SLOW_SECONDS + stage.after_s)
+        loading = stage.load(server, stage.before_s + SLOW_SECONDS + stage.after_s, idle_s=OWN_PATIENCE_S)
         moment = stage.reached(loading.started, stage.before_s)
         with stage.crowd(kind, server, count, SLOW_SECONDS) as crowd:
             found = crowd.left()

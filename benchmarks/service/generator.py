@@ -36,13 +36,14 @@ OPENED_TOGETHER = 64
 class Connection(asyncio.Protocol):
     """One connection; `waiting` are the requests under way on it, the oldest first."""
 
-    __slots__ = ("_load", "_rest", "_transport", "_write", "alive", "waiting")
+    __slots__ = ("_load", "_rest", "_transport", "_write", "alive", "used", "waiting")
 
     def __init__(self, load: "Load", first: int | None) -> None:
         self._load = load
         self._rest = b""
         self._transport: asyncio.Transport | None = None
         self.alive = True
+        self.used = monotonic()
         self.waiting: deque[int] = deque() if first is None else deque([first])
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -61,7 +62,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answers, or parts of one."""
-        now = monotonic()
+        self.used = now = monotonic()
         if self._rest:
             data, self._rest = self._rest + data, b""
         start = 0
@@ -109,7 +110,7 @@ class Load:
         self.refusals = [0] * count
         self.bodies = [b""] * count
         names = ("unasked", "broken", "connections", "opened_while_running", "waited_for_connection", "died",
-                 "overloaded", "wall_s", "cpu_s", "started")  # fmt: skip
+                 "overloaded", "stood_still_s", "wall_s", "cpu_s", "started")  # fmt: skip
         self.facts: dict[str, float] = dict.fromkeys(names, 0.0)
         self._loop = asyncio.get_running_loop()
         self._free: list[Connection] = []
@@ -120,7 +121,7 @@ class Load:
         self._left = count
         self._next = 0
         self._finished = self._loop.create_future()
-        self._life = 0.0
+        self._life = self._looked = 0.0
         self._until = math.inf
 
     async def run(self) -> None:
@@ -132,14 +133,15 @@ class Load:
             raise SystemExit(f"nobody listens on port {self.job.port}")
         self.facts["opened_while_running"] = 0.0
         alarm = Alarm()
-        watch = self._loop.call_later(WATCH_SECONDS, self._watch)
         gc.collect()
         gc.freeze()
         gc.disable()
         started, cpu = monotonic(), process_time()
+        self._looked = started
         self._life, self._until = started, started + self.job.seconds
         self.facts["started"] = started
         print(f"started {started!r}", flush=True)
+        watch = self._loop.call_later(WATCH_SECONDS, self._watch)
         if self.due is not None:
             self.due = [started + moment for moment in self.due]
             self._loop.add_reader(alarm.fd, self._arrivals, alarm)
@@ -225,12 +227,15 @@ class Load:
         self._send(self._next - 1)
 
     def _send(self, number: int) -> None:
-        free = self._free
+        free, oldest = self._free, monotonic() - self.job.idle_s
         while free:
             connection = free.pop()
             if connection.alive:
-                connection.send(number)
-                return
+                if connection.used > oldest or connection.waiting:
+                    connection.send(number)
+                    return
+                connection.alive = False
+                connection.close()
         if len(self._all) + self._opening < self.job.most_connections:
             self._connect(number)
         else:
@@ -276,7 +281,14 @@ class Load:
             self._finished.set_result(None)
 
     def _watch(self) -> None:
-        """Give up where nothing has come for a while and nothing more is to be sent."""
+        """Give up where nothing has come for a while and nothing more is to be sent.
+
+        A look that comes late tells of a machine that stood still: a virtual one may, for a minute, and then no
+        server is to blame.
+        """
+        late = monotonic() - self._looked - WATCH_SECONDS
+        self.facts["stood_still_s"] = max(self.facts["stood_still_s"], late)
+        self._looked = monotonic()
         waits = self._next >= len(self.requests) or self.due is None
         moment = max(self._life, self._until if self.due is not None else 0.0)
         if waits and monotonic() - moment > self.job.patience_s and not self._finished.done():

@@ -29,7 +29,9 @@ class Job(BaseModel):
     are opened beforehand; an open loop opens more, up to `most_connections`, and then lets requests wait. More
     than `most_waiting` of these mean that the server cannot keep up, and the rest is not sent. No request is sent
     after `seconds`; one that has no answer `patience_s` after the last sign of life is given up. `retries` is how
-    often a request that is refused with Retry-After is sent again.
+    often a request that is refused with Retry-After is sent again. A connection that was idle for `idle_s` is
+    closed and not used: a server may close it at any moment, and what is sent then is lost through no fault of
+    its own (RFC 9112, 9.3.1).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +53,7 @@ class Job(BaseModel):
     key: str | None = None
     patience_s: float = 15.0
     retries: int = 0
+    idle_s: float = 20.0
 
     def rows(self, request: int, texts: int) -> list[int]:
         """Which of so many texts a request asks for."""

@@ -65,7 +65,10 @@ class Latency(Form):
 
 
 class Load(Form):
-    """One load on one server. `level` is its place among the rising loads of an open loop."""
+    """One load on one server. `level` is its place among the rising loads of an open loop.
+
+    `stood_still_s` is how late the generator's own clock was at most: long where the whole machine was stopped.
+    """
 
     kind: str
     level: int | None = None
@@ -82,6 +85,7 @@ class Load(Form):
     waited_for_connection: int
     opened_while_running: int
     overloaded: bool
+    stood_still_s: float
 
     @property
     def requests_per_second(self) -> float:

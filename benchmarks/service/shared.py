@@ -130,4 +130,5 @@ def put_load(
         waited_for_connection=int(outcome.facts["waited_for_connection"]),
         opened_while_running=int(outcome.facts["opened_while_running"]),
         overloaded=bool(outcome.facts["overloaded"]),
+        stood_still_s=round(outcome.facts["stood_still_s"], 3),
     )

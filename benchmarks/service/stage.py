@@ -26,6 +26,9 @@ NORMAL_FACTOR, NORMAL_LEAST_MS = 3.0, 50.0
 """A window is normal again while its p99 is at most so many times the one before the fault, or so low."""
 
 WARM_SECONDS = 0.5
+STOOD_STILL_S = 2.0
+"""More than any scheduler lets a process wait on a machine that is not stopped as a whole."""
+
 Excuse = Callable[[jobs.Outcome], np.ndarray]
 
 
@@ -136,6 +139,8 @@ class Stage:
         p99 = _p99_ms(outcome, before)
         limit = max(NORMAL_LEAST_MS, NORMAL_FACTOR * (p99 or 0.0))
         failed = [what for what, held in checks.items() if not held]
+        if outcome.facts["stood_still_s"] > STOOD_STILL_S:
+            failed.append(f"the machine stood still for {outcome.facts['stood_still_s']:.1f} s: measure again")
         return FaultRow(
             name=story.name,
             fault=story.fault,

@@ -130,6 +130,7 @@ def _state(found: LoadFile) -> list[str]:
     """The load's protocol, what state the machine was in, and what a reader must know."""
     protocol = found.protocol
     stolen = "not told" if found.stolen_percent is None else f"{found.stolen_percent:.2f} %"
+    still = [load.stood_still_s for model in found.models for turn in model.turns for load in turn.loads]
     late = [load.latency_ms.late_p99 for model in found.models for turn in model.turns for load in turn.loads
             if load.latency_ms is not None and load.kind == "open" and not load.overloaded]  # fmt: skip
     facts = [
@@ -142,6 +143,8 @@ def _state(found: LoadFile) -> list[str]:
         f"Options of `polyfold serve`: {' '.join(protocol.options) or 'none, its defaults'}.",
         f"The load generator itself sent up to {max(late, default=0.0):.1f} ms late (the worst p99 of a load): "
         "that time is in the latencies.",
+        f"The machine stood still for at most {max(still, default=0.0):.1f} s in a load (as the generator saw; "
+        "more than a second is no server's fault).",
         f"Power and load before: {found.power_before.sentence()}.",
         f"Power and load after: {found.power_after.sentence()}.",
         f"Time the hypervisor gave to others: {stolen}.",

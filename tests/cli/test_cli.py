@@ -20,7 +20,21 @@ from polyfold.measure.report import load_report
 from polyfold.predictor import Predictor
 from toys_pipeline import TASKS, digests, toy_recipe, toy_rows, write_toy_data
 
-COMMANDS = ("run", "data check", "predict", "report", "clean", "compare", "ablate", "extend", "benchmark", "serve", "key new", "key list", "key revoke")
+COMMANDS = (
+    "run",
+    "data check",
+    "predict",
+    "report",
+    "clean",
+    "compare",
+    "ablate",
+    "extend",
+    "benchmark",
+    "serve",
+    "key new",
+    "key list",
+    "key revoke",
+)
 PROGRAM = Path(sys.executable).with_name("polyfold")
 
 

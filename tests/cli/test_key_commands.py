@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from polyfold.serve.gatekeeper import Gatekeeper
-from polyfold.serve.key_file import read_keys
-from polyfold.serve.keys import Allowance
+from polyfold.serve.access.gatekeeper import Gatekeeper
+from polyfold.serve.access.key_file import read_keys
+from polyfold.serve.access.keys import Allowance
 from polyfold.serve.refusals import Refusal
 
 

@@ -9,7 +9,7 @@ import yaml
 from deployment import DEPLOY, KUBERNETES, ROOT, documents, entrypoint, environment, objects, parsed, said
 
 from polyfold import __version__
-from polyfold.serve.keys import Keys
+from polyfold.serve.access.keys import Keys
 from toys import write_toy_folder
 
 sys.path.insert(0, str(ROOT / "tests" / "serve"))

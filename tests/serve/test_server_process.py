@@ -330,7 +330,18 @@ def test_every_setting_of_the_service_is_an_option(folder, monkeypatch, polyfold
     assert spec.models[0].folders == (folder, folder)
     given = [item for name in NUMBERS for item in (f"--{name}", "7")]
     given += [item for name in WORDS for item in (f"--{name}", "x")]
-    given += ["--repository", folder, "--host", "::1", "--runtime", "openvino", "--log-format", "text", "--allow-host", "x"]
+    given += [
+        "--repository",
+        folder,
+        "--host",
+        "::1",
+        "--runtime",
+        "openvino",
+        "--log-format",
+        "text",
+        "--allow-host",
+        "x",
+    ]
     polyfold("serve", folder, "--bf16", *given)
     told = started[1]
     flat = {**told.model_dump(), **told.limits.model_dump(), **told.batching.model_dump()}
@@ -366,7 +377,7 @@ def test_a_runtime_that_hangs_does_not_keep_the_process_and_its_requests_are_tol
 import os, re, signal, sys, threading, urllib.error, urllib.request
 sys.path += {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
 from polyfold import cli
-from polyfold.serve import fleet, server
+from polyfold.serve.engine import fleet, server
 from toy_app import Held
 
 held, told, url = Held(), server.note, []

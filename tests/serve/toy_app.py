@@ -8,9 +8,9 @@ import httpx
 from toy_service import Events
 
 from polyfold.predictor import Predictor
-from polyfold.serve.app import build_app
-from polyfold.serve.fleet import Fleet
-from polyfold.serve.gatekeeper import Gatekeeper
+from polyfold.serve.access.gatekeeper import Gatekeeper
+from polyfold.serve.engine.fleet import Fleet
+from polyfold.serve.http.app import build_app
 from polyfold.serve.service import Service
 from polyfold.serve.spec import Limits, ModelSource, ServeSpec
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from polyfold.serve.answers import Failure
-from polyfold.serve.runner import Answered
+from polyfold.serve.engine.answers import Failure
+from polyfold.serve.engine.runner import Answered
 from polyfold.text import Encoding
 from toys import TOY_TASKS
 

@@ -38,8 +38,8 @@ def new(
     """Make a key, print it this once, and add its hash to FILE. Further keys of one NAME share its limits."""
     from pydantic import ValidationError
 
-    from polyfold.serve.key_file import read_keys, write_keys
-    from polyfold.serve.keys import Keys, digest_key, new_key
+    from polyfold.serve.access.key_file import read_keys, write_keys
+    from polyfold.serve.access.keys import Keys, digest_key, new_key
 
     entries = read_keys(file).keys if file.exists() else ()
     limits = {
@@ -76,7 +76,7 @@ def show(file: KeyFilePath) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from polyfold.serve.key_file import read_keys
+    from polyfold.serve.access.key_file import read_keys
 
     table = Table("name", "id", "roles", "limits", "expires", box=None)
     for entry in read_keys(file).keys:
@@ -93,8 +93,8 @@ def revoke(
     key_id: Annotated[MaybeText, typer.Option("--id", help="Only this one of NAME's keys; see `list`.")] = None,
 ) -> None:
     """Take NAME's keys out of FILE; a running service refuses them within a second."""
-    from polyfold.serve.key_file import read_keys, write_keys
-    from polyfold.serve.keys import Keys
+    from polyfold.serve.access.key_file import read_keys, write_keys
+    from polyfold.serve.access.keys import Keys
 
     entries = read_keys(file).keys
     gone = [entry for entry in entries if entry.name == name and key_id in (None, entry.id)]

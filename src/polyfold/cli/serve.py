@@ -35,7 +35,9 @@ def serve(
     hosts: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
-            "--allow-host", help="Another name that it may be asked under: a proxy's, say (repeatable).", metavar="NAME"
+            "--allow-host",
+            help="Another name that it may be asked under: a proxy's, say (repeatable).",
+            metavar="NAME",
         ),
     ] = None,
     grpc_port: Annotated[MaybeCount, typer.Option(help="Also the v2 protocol over gRPC, at this port.")] = None,

@@ -14,7 +14,7 @@ from polyfold.text import TokenizerSpec
 def read_sentencepiece(path: Path) -> Any:
     """The model's protocol buffer; InputError where it is none, or of a type that is neither unigram nor BPE."""
     try:
-        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+        from google.protobuf.message import DecodeError
         from sentencepiece import sentencepiece_model_pb2 as schema
     except ImportError:
         raise MissingExtra("protobuf", "train") from None

@@ -137,7 +137,7 @@ def prepared_bytes(path: Path, tasks: Sequence[Task], longest: int, bf16: bool) 
     """The graph of a model file as TensorRT takes it; InputError where it cannot be, or does not fit `tasks`."""
     try:
         import onnx
-        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+        from google.protobuf.message import DecodeError
     except ModuleNotFoundError as error:
         raise MissingExtra(error.name or "onnx", "tensorrt") from None
     from polyfold.runtimes.tensorrt_graph import prepare

@@ -8,19 +8,19 @@ from fastapi import FastAPI
 from starlette.routing import Route
 from uvicorn.server import ServerState
 
-from polyfold.serve.drift import Drift
+from polyfold.serve.access.gatekeeper import Gatekeeper
+from polyfold.serve.access.hosts import allowed_hosts
+from polyfold.serve.engine.fleet import Fleet
 from polyfold.serve.exchange import UNMATCHED
-from polyfold.serve.fleet import Fleet
-from polyfold.serve.gatekeeper import Gatekeeper
-from polyfold.serve.hosts import allowed_hosts
-from polyfold.serve.logs import Log, captured
-from polyfold.serve.metrics import Metrics
-from polyfold.serve.openapi import document
-from polyfold.serve.scrape import Sources
+from polyfold.serve.http.openapi import document
 from polyfold.serve.service import Service
 from polyfold.serve.spec import ServeSpec
-from polyfold.serve.tracing import open_tracer
-from polyfold.serve.v2_metadata import GRPC_ROUTES
+from polyfold.serve.v2.metadata import GRPC_ROUTES
+from polyfold.serve.watch.drift import Drift
+from polyfold.serve.watch.logs import Log, captured
+from polyfold.serve.watch.metrics import Metrics
+from polyfold.serve.watch.scrape import Sources
+from polyfold.serve.watch.tracing import open_tracer
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from random import getrandbits
 from typing import Any
 
-from polyfold.serve.answers import Timing
-from polyfold.serve.gatekeeper import ANONYMOUS, Caller
+from polyfold.serve.access.gatekeeper import ANONYMOUS, Caller
+from polyfold.serve.engine.answers import Timing
 
 _USABLE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _KEY = "polyfold.exchange"

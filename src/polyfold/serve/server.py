@@ -23,16 +23,16 @@ import uvloop
 from polyfold import __version__
 from polyfold.console import note, warn
 from polyfold.errors import InputError
-from polyfold.serve.app import build_app
+from polyfold.serve.access.hosts import is_loopback
 from polyfold.serve.assembly import assembled
-from polyfold.serve.connections import Connection, Sweeper
-from polyfold.serve.gate import Gate
-from polyfold.serve.hosts import is_loopback
+from polyfold.serve.http.app import build_app
+from polyfold.serve.http.connections import Connection, Sweeper
+from polyfold.serve.http.gate import Gate
 from polyfold.serve.service import Service
 from polyfold.serve.spec import ServeSpec
 
 if TYPE_CHECKING:
-    from polyfold.serve.grpc_server import GrpcServer
+    from polyfold.serve.v2.grpc_server import GrpcServer
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -137,7 +137,7 @@ async def _run(spec: ServeSpec, listener: socket.socket, connections: int) -> No
 
 async def _start_grpc(service: Service, host: str, port: int) -> "GrpcServer":
     # Its packages are an extra of their own.
-    from polyfold.serve.grpc_server import start_grpc
+    from polyfold.serve.v2.grpc_server import start_grpc
 
     return await start_grpc(service, host, port)
 

@@ -5,16 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from polyfold.serve.answers import Answers
+from polyfold.serve.access.gatekeeper import Gatekeeper
+from polyfold.serve.engine.answers import Answers
+from polyfold.serve.engine.fleet import Fleet
+from polyfold.serve.engine.observer import Observer
+from polyfold.serve.engine.served import ServedModel
+from polyfold.serve.engine.shadow import Shadow
 from polyfold.serve.exchange import Exchange
-from polyfold.serve.fleet import Fleet
-from polyfold.serve.gatekeeper import Gatekeeper
-from polyfold.serve.observer import Observer
-from polyfold.serve.served import ServedModel
-from polyfold.serve.shadow import Shadow
 from polyfold.serve.spec import Limits, ServeSpec
-from polyfold.serve.stats import Stats
-from polyfold.serve.tracing import NoTracer, Tracer
+from polyfold.serve.watch.stats import Stats
+from polyfold.serve.watch.tracing import NoTracer, Tracer
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 

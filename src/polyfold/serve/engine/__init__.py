@@ -1,0 +1,1 @@
+"""Texts to numbers: the queue, the batches, the models and their versions."""

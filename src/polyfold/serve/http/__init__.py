@@ -1,0 +1,1 @@
+"""The routes of plain HTTP, and what every request passes."""
