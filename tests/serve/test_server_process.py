@@ -377,7 +377,8 @@ def test_a_runtime_that_hangs_does_not_keep_the_process_and_its_requests_are_tol
 import os, re, signal, sys, threading, urllib.error, urllib.request
 sys.path += {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
 from polyfold import cli
-from polyfold.serve.engine import fleet, server
+from polyfold.serve import server
+from polyfold.serve.engine import fleet
 from toy_app import Held
 
 held, told, url = Held(), server.note, []

@@ -81,7 +81,7 @@ def show(file: KeyFilePath) -> None:
     table = Table("name", "id", "roles", "limits", "expires", box=None)
     for entry in read_keys(file).keys:
         limits = entry.allowance.model_dump(exclude_none=True)
-        said = ", ".join(f"{name} {value:,}" for name, value in limits.items())
+        said = ", ".join(f"{name} {value:,.15g}" for name, value in limits.items())
         table.add_row(entry.name, entry.id, ", ".join(entry.roles), said or "-", _until(entry.expires))
     Console().print(table)
 

@@ -76,7 +76,7 @@ def serve(
     idle_timeout: Annotated[MaybeNumber, _own("Seconds a client may do nothing [default: 30].")] = None,
     connections: Annotated[MaybeCount, _own("Connections open at once [default: 20000].")] = None,
     token_budget: Annotated[MaybeCount, _own("Tokens a batch, padding included [default: 1024].")] = None,
-    batch_ms: Annotated[MaybeNumber, _own("How long a batch may take [default: 20].")] = None,
+    batch_ms: Annotated[MaybeNumber, _own("How long a batch may take [default: 40].")] = None,
     max_wait_ms: Annotated[MaybeNumber, _own("How long a small batch waits for more texts [default: 5].")] = None,
     drain: Annotated[MaybeNumber, _own("Seconds for what is under way, when stopped [default: 30].")] = None,
 ) -> None:

@@ -53,6 +53,7 @@ class SingleTexts:
         self._ready: dict[int, Run] = {}
         self._compiling: Thread | None = None
         self._free = Lock()
+        self._joining = Lock()
         self._failed = False
 
     def run(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Mapping[str, np.ndarray] | None:
@@ -80,9 +81,11 @@ class SingleTexts:
         return next((length for length in self._lengths if length >= width), None)
 
     def wait(self) -> None:
-        """Until nothing is being compiled any more: before timing."""
-        if self._compiling is not None:
-            self._compiling.join()
+        """Until nothing is being compiled any more: before timing. Threads may wait together."""
+        while (compiling := self._compiling) is not None and compiling.is_alive():
+            # Python 3.11 fails where two threads join a third at once.
+            with self._joining:
+                compiling.join()
 
     def _ask_for(self, length: int, input_ids: np.ndarray, attention_mask: np.ndarray) -> None:
         # One at a time: the machine has other work to do, and a text that finds none will ask again.

@@ -50,7 +50,7 @@ class Batching(_Spec):
     """
 
     token_budget: int = Field(default=1024, ge=1)
-    batch_ms: float = Field(default=20.0, gt=0.0)
+    batch_ms: float = Field(default=40.0, gt=0.0)
     max_wait_ms: float = Field(default=5.0, ge=0.0)
 
 

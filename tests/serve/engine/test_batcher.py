@@ -29,6 +29,16 @@ class Bench:
     def ask(self, texts, seconds=FAR):
         return self.batcher.submit(texts, time.monotonic() + seconds)
 
+    async def at_work(self):
+        """Until the model has begun a batch."""
+        while not self.model.started:
+            await asyncio.sleep(0)
+
+    async def queued(self):
+        """Until all that was asked is in the queue."""
+        for _ in range(3):
+            await asyncio.sleep(0)
+
     async def __aenter__(self):
         return self
 
@@ -81,8 +91,7 @@ def test_equal_texts_in_flight_are_computed_once():
     async def twice():
         async with Bench(open_gate=False) as bench:
             running = bench.ask(["being computed"])
-            while bench.batcher.queue_tokens:
-                await asyncio.sleep(0)  # until the model has taken it
+            await bench.at_work()
             tickets = [running, bench.ask(["being computed", "waiting"]), bench.ask(["waiting", "waiting"])]
             bench.model.gate.set()
             answers = [await ticket.future for ticket in tickets]
@@ -99,9 +108,9 @@ def test_what_everyone_cancelled_is_never_computed():
     async def nobody_stays():
         async with Bench(open_gate=False) as bench:
             first = bench.ask(["first"])
-            while bench.batcher.queue_tokens:
-                await asyncio.sleep(0)
+            await bench.at_work()
             one, two = bench.ask(["shared", "own"]), bench.ask(["shared"])
+            await bench.queued()
             one.cancel()
             assert bench.batcher.queue_tokens == len("shared")
             two.cancel()
@@ -119,8 +128,7 @@ def test_a_request_whose_time_is_up_is_refused_and_dropped():
     async def too_late():
         async with Bench(open_gate=False) as bench:
             patient = bench.ask(["first"])
-            while bench.batcher.queue_tokens:
-                await asyncio.sleep(0)
+            await bench.at_work()
             with pytest.raises(Refusal) as refused:
                 await bench.ask(["second"], seconds=0.01).future
             assert bench.batcher.queue_tokens == 0
@@ -137,11 +145,10 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back():
     async def too_many():
         async with Bench(open_gate=False, queue_tokens=20) as bench:
             tickets = [bench.ask(["a" * 10])]
-            while bench.batcher.queue_tokens:
-                await asyncio.sleep(0)
+            await bench.at_work()
             tickets += [bench.ask(["b" * 15]), bench.ask(["c" * 5])]
             with pytest.raises(Refusal) as refused:
-                bench.ask(["d"])
+                await bench.ask(["d"]).future
             # What is waiting already costs nothing more.
             tickets.append(bench.ask(["b" * 15]))
             bench.model.gate.set()
@@ -159,7 +166,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back():
 def test_what_cannot_be_tokenized_fails_its_request_and_is_forgotten(length):
     async def broken():
         async with Bench() as bench:
-            bench.model.encode = None
+            bench.batcher._tokenizing._encode = None
             with pytest.raises(TypeError):
                 await bench.ask(["x" * length]).future
             return bench.batcher.pending
@@ -216,8 +223,7 @@ def test_stopping_refuses_whoever_has_no_answer_yet_and_computes_nothing_more():
     async def stop():
         bench = Bench(open_gate=False)
         running = bench.ask(["running"])
-        while bench.batcher.queue_tokens:
-            await asyncio.sleep(0)
+        await bench.at_work()
         waiting = bench.ask(["waiting"])
         stopping = asyncio.ensure_future(bench.batcher.stop())
         await asyncio.sleep(0)
@@ -237,9 +243,9 @@ def test_while_a_lane_is_at_work_few_texts_wait_for_company_in_the_other():
     async def company():
         async with Bench(open_gate=False, lanes=2, max_wait_ms=60_000.0) as bench:
             tickets = [bench.ask(["first"])]
-            while bench.batcher.queue_tokens:
-                await asyncio.sleep(0)
+            await bench.at_work()
             tickets += [bench.ask([name]) for name in ("one", "two", "six")]
+            await bench.queued()
             waiting = bench.batcher.queue_tokens
             bench.model.gate.set()
             for ticket in tickets:
@@ -255,11 +261,9 @@ def test_many_texts_or_a_long_wait_start_the_other_lane():
     async def other_lane(texts, max_wait_ms):
         async with Bench(open_gate=False, lanes=2, max_wait_ms=max_wait_ms) as bench:
             tickets = [bench.ask(["first"])]
-            while bench.batcher.queue_tokens:
-                await asyncio.sleep(0)
+            await bench.at_work()
             tickets.append(bench.ask(texts))
-            before = bench.batcher.queue_tokens
-            while bench.batcher.queue_tokens == before:
+            while bench.model.started < 2:
                 await asyncio.sleep(0)  # the first is still being computed
             bench.model.gate.set()
             for ticket in tickets:

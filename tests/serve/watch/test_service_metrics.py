@@ -22,8 +22,8 @@ from polyfold.serve.watch.metrics import MOST_VERSIONS, Metrics
 from polyfold.serve.watch.scrape import STATES, Sources
 from toys import TOY_TASKS
 
-DOCS = Path(__file__).parents[2] / "docs" / "OBSERVABILITY.md"
-DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana-dashboard.json"
+DOCS = Path(__file__).parents[3] / "docs" / "OBSERVABILITY.md"
+DASHBOARD = Path(__file__).parents[3] / "deploy" / "grafana-dashboard.json"
 FACTS = BatchFacts("onnxruntime", documents=3, tokens=30, padded_tokens=40, infer_s=0.02, oldest_wait_s=0.01)
 WHO = {"model": "feedback", "version": "1"}
 
@@ -124,6 +124,7 @@ def test_every_figure_is_what_was_told(full):
     assert [value(full, "polyfold_model_state", **WHO, state=state) for state in STATES] == [1, 0, 0, 0]
     asked = ("open_connections", "requests_in_flight", "log_lines_lost_total", "key_reloads_failed_total")
     assert [value(full, f"polyfold_{name}") for name in asked] == [3, 2, 1, 0]
+    assert value(full, "polyfold_spans_lost_total") == 5
 
 
 def test_answers_are_counted_by_label_and_confidence(full, run):

@@ -8,11 +8,9 @@ requests (tickets, who waits for what) is touched by the event loop alone; the q
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,22 +18,20 @@ from polyfold.serve.engine.answers import Failure, Ticket
 from polyfold.serve.engine.fair_queue import Entry, FairQueue
 from polyfold.serve.engine.observer import BatchFacts, DropReason
 from polyfold.serve.engine.runner import BROKEN, POISON, REVIVE_SECONDS, Answered
+from polyfold.serve.engine.tokenizing import Tokenizing
 from polyfold.serve.engine.under_way import Request, Waiting
 from polyfold.serve.refusals import Refusal
 from polyfold.serve.spec import Batching
 from polyfold.tasks import Task
 from polyfold.text import Encoding
 
-INLINE_CHARACTERS = 4000
-"""What is tokenized on the event loop itself: about half a millisecond. More goes to a thread of its own."""
-
 LEAST_TOKENS = 96
 """A batch may always hold so many tokens, however slow the model is or however few are left for other lanes:
 four documents of usual length, with which a lane is about as fast a token as with more."""
 
 WORTH_A_LANE = 128
-"""Tokens for which another lane begins at once while one is at work. Fewer wait for more for a while: one text
-takes MiniLM-L6 2.4 ms of a core, as long as two do, and four take 4.1 ms."""
+"""Tokens for which another lane begins at once while one is at work. Fewer wait for more for a while: a batch of
+two or three texts takes MiniLM-L6 6.7 ms of a core, half of it for being of another shape than the one before."""
 
 FIRST_RATE = 20_000.0
 """Tokens a second and lane that are assumed until a batch has been measured."""
@@ -44,6 +40,10 @@ SMOOTHING = 0.1
 """How much of the measured speed each batch decides."""
 
 ABANDONED = Failure("deadline_exceeded", "its time was up before it was computed")
+
+
+Added = tuple[np.ndarray, bool]
+"""A text's token ids, and whether its end was cut off."""
 
 
 class Reporter(Protocol):
@@ -102,7 +102,9 @@ class Batcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._labels = sum(len(task.labels) for task in model.tasks)
-        self._tokenizing = ThreadPoolExecutor(1, "tokenize")
+        self._tokenizing = Tokenizing(
+            model.encode, self._under_way.__contains__, self._admit, self._fail, report.tokenized, clock
+        )
         self._rate = FIRST_RATE
         self._threads = [
             threading.Thread(target=self._work, args=(lane,), name=f"infer-{lane}", daemon=True)
@@ -127,27 +129,16 @@ class Batcher:
         return len(self._pending)
 
     def submit(self, texts: Sequence[str], deadline: float) -> Ticket:
-        """Rows for these texts, in their order; Refusal at once where the queue is full."""
+        """Rows for these texts, in their order; the future raises a Refusal where the queue is full."""
         request = self._request(len(texts), deadline)
-        if sum(map(len, texts)) <= INLINE_CHARACTERS:
-            fresh = [text for text in dict.fromkeys(texts) if text not in self._under_way]
-            with self._or_forget(request):
-                self._admit(request, texts, fresh, self._encode(fresh) if fresh else None)
-        else:
-            # All of them: what is under way now may be answered, and forgotten, by the time they are tokenized.
-            distinct = list(dict.fromkeys(texts))
-            encoding = self._loop.run_in_executor(self._tokenizing, self._encode, distinct)
-            encoding.add_done_callback(partial(self._encoded, request, texts, distinct))
+        self._tokenizing.add(request, texts)
         return Ticket(request.future, partial(self._abandon, request, "cancelled"))
 
     def submit_ids(self, ids: Sequence[np.ndarray], deadline: float) -> Ticket:
         """The same for token ids, int64 [seq] each, none longer than the model reads."""
         request = self._request(len(ids), deadline)
         keys = [row.tobytes() for row in ids]
-        distinct = {key: row for key, row in zip(keys, ids, strict=True) if key not in self._under_way}
-        encoded = (Encoding.of(list(distinct.values())), 0.0) if distinct else None
-        with self._or_forget(request):
-            self._admit(request, keys, list(distinct), encoded)
+        self._admit([(request, keys, {key: (row, False) for key, row in zip(keys, ids, strict=True)})])
         return Ticket(request.future, partial(self._abandon, request, "cancelled"))
 
     async def drained(self) -> None:
@@ -163,7 +154,7 @@ class Batcher:
             self._changed.notify_all()
         for thread in self._threads:
             await self._loop.run_in_executor(None, thread.join)
-        self._tokenizing.shutdown()
+        self._tokenizing.stop()
 
     # On the event loop: from requests to waiting texts.
 
@@ -178,67 +169,32 @@ class Batcher:
         request.timer = self._loop.call_later(left, self._abandon, request, "deadline")
         return request
 
-    @contextmanager
-    def _or_forget(self, request: Request) -> Iterator[None]:
-        """A request that cannot be put into the queue, for whatever reason, is none."""
-        try:
-            yield
-        except BaseException:
-            self._forget(request)
-            raise
-
-    def _encode(self, texts: Sequence[str]) -> tuple[Encoding, float]:
-        started = self._clock()
-        encoding = self._model.encode(texts)
-        return encoding, self._clock() - started
-
-    def _encoded(
-        self,
-        request: Request,
-        texts: Sequence[str],
-        fresh: Sequence[str],
-        done: "asyncio.Future[tuple[Encoding, float]]",
-    ) -> None:
-        """Tokenized in the other thread; meanwhile the request may have been given up."""
-        if request.future.done():
-            return
-        try:
-            self._admit(request, texts, fresh, done.result())
-        except Exception as error:  # noqa: BLE001  (whatever it is, the request must not wait for it in vain)
-            self._forget(request)
-            request.future.set_exception(error)
-
-    def _admit(
-        self,
-        request: Request,
-        keys: Sequence[Hashable],
-        fresh: Sequence[Hashable],
-        encoded: tuple[Encoding, float] | None,
-    ) -> None:
+    def _admit(self, arrived: Sequence[tuple[Request, Sequence[Hashable], Mapping[Any, Added]]]) -> None:
         """Put what is new into the queue and join what is under way."""
-        added: dict[Hashable, tuple[np.ndarray, bool]] = {}
-        if encoded is not None:
-            encoding, request.tokenize_s = encoded
-            if request.tokenize_s:  # not so where ids were given
-                self._report.tokenized(len(encoding), request.tokenize_s)
-            self._make_room(len(encoding.flat))
-            added = dict(zip(fresh, zip(encoding.ids, encoding.truncated.tolist(), strict=True), strict=True))
-        places: dict[Hashable, list[int]] = {}
-        for row, key in enumerate(keys):
-            places.setdefault(key, []).append(row)
-        if not places:
-            self._finish(request)
-            return
         with self._changed:
-            for key, rows in places.items():
-                waiting = self._under_way.get(key) or self._new(key, *added[key], request.started)
-                waiting.rows += [(request, row) for row in rows]
-                request.waits_for.append(waiting)
-                # One that is being computed already is only waited for.
-                if waiting.entry.waiting or key not in self._under_way:
-                    self._queue.add(request.flow, waiting.entry)
-                    self._under_way[key] = waiting
-            self._changed.notify(len(places))
+            for request, keys, added in arrived:
+                places: dict[Hashable, list[int]] = {}
+                for row, key in enumerate(keys):
+                    places.setdefault(key, []).append(row)
+                fresh = sum(len(added[key][0]) for key in places if key not in self._under_way)
+                if self._queue.tokens and self._queue.tokens + fresh > self._limit:
+                    self._fail(request, self._full())
+                elif places:
+                    self._enqueue(request, places, added)
+                else:
+                    self._finish(request)
+            # A lane that is woken for a few texts while another is at work would only go back to waiting.
+            self._changed.notify(1 if self._queue.tokens < WORTH_A_LANE else len(self._threads))
+
+    def _enqueue(self, request: Request, places: Mapping[Hashable, list[int]], added: Mapping[Any, Added]) -> None:
+        for key, rows in places.items():
+            waiting = self._under_way.get(key) or self._new(key, *added[key], request.started)
+            waiting.rows += [(request, row) for row in rows]
+            request.waits_for.append(waiting)
+            # One that is being computed already is only waited for.
+            if waiting.entry.waiting or key not in self._under_way:
+                self._queue.add(request.flow, waiting.entry)
+                self._under_way[key] = waiting
 
     @staticmethod
     def _new(key: Hashable, ids: np.ndarray, truncated: bool, arrived: float) -> Waiting:
@@ -246,18 +202,23 @@ class Batcher:
         waiting.entry = Entry(ids, arrived, waiting)
         return waiting
 
-    def _make_room(self, tokens: int) -> None:
+    def _full(self) -> Refusal:
         waiting = self._queue.tokens
-        if waiting and waiting + tokens > self._limit:
-            raise Refusal(
-                503,
-                "queue_full",
-                f"{waiting:,} tokens are waiting already",
-                hint="try again later, or send fewer texts at once",
-                retry_after_s=max(0.1, waiting / self.tokens_per_second),
-            )
+        return Refusal(
+            503,
+            "queue_full",
+            f"{waiting:,} tokens are waiting already",
+            hint="try again later, or send fewer texts at once",
+            retry_after_s=max(0.1, waiting / self.tokens_per_second),
+        )
 
     # On the event loop: requests that end.
+
+    def _fail(self, request: Request, error: Exception) -> None:
+        """It never got into the queue."""
+        self._forget(request)
+        if not request.future.done():
+            request.future.set_exception(error)
 
     def _abandon(self, request: Request, reason: DropReason) -> None:
         """The client has gone, or its time is up."""
@@ -377,5 +338,5 @@ class Batcher:
     def _budget(self) -> int:
         """Tokens of a batch: those that take about as long as it may, and no more than a lane's share."""
         timely = max(LEAST_TOKENS, int(self._rate * self._batching.batch_ms / 1000))
-        share = max(LEAST_TOKENS, -(-self._queue.tokens // len(self._threads)))
+        share = max(WORTH_A_LANE, -(-self._queue.tokens // len(self._threads)))
         return min(self._batching.token_budget, timely, share)

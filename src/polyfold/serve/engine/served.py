@@ -95,7 +95,7 @@ class ServedModel:
         return self._batcher.tokens_per_second
 
     def submit(self, texts: Sequence[str], deadline: float) -> Ticket:
-        """Ask for these texts, by a moment of `time.monotonic`; Refusal at once where that cannot be."""
+        """Ask for these texts, by a moment of `time.monotonic`; a Refusal, here or later, where that cannot be."""
         self._check()
         return self._batcher.submit(texts, deadline)
 

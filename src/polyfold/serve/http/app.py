@@ -8,12 +8,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from polyfold import __version__
 from polyfold.serve.exchange import exchange_of
-from polyfold.serve.http.bodies import refusal_headers
+from polyfold.serve.http.bodies import ClientGone, refusal_headers
 from polyfold.serve.http.docs_page import docs_routes
-from polyfold.serve.http.gate import Gate, error_content
+from polyfold.serve.http.gate import INTERNAL, Gate, error_content
 from polyfold.serve.http.page import add_page
 from polyfold.serve.http.predict import Predict
 from polyfold.serve.http.state import state_routes
@@ -43,6 +44,10 @@ def build_app(service: Service) -> Gate:
     app.router.routes.extend(docs_routes(app))
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _invalid)
+    # The gate knows these as well, but FastAPI's own outermost layer would answer before it.
+    app.add_exception_handler(Refusal, _refusal)
+    app.add_exception_handler(ClientGone, _gone)
+    app.add_exception_handler(Exception, _unforeseen)
     return Gate(app, service, direct={("POST", "/predict"): predict})
 
 
@@ -70,6 +75,27 @@ async def _invalid(request: Request, error: Exception) -> Response:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return _refused(request, Refusal(422, "bad_request", f"{where}: {first['msg']}"), {})
+
+
+async def _refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)
+    return _refused(request, error, {})
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return _Nothing()
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    """The error goes on to the gate after this, which tells of it."""
+    return _refused(request, INTERNAL, {})
+
+
+class _Nothing(Response):
+    """Sent to nobody."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        return
 
 
 def _refused(request: Request, refusal: Refusal, headers: Mapping[str, str]) -> Response:
