@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -41,6 +42,25 @@ def test_logits_equal_onnx_runtimes(toy_folders, expected):
 
 def test_bf16_is_near(toy_folders, expected):
     assert_close(opened(toy_folders["openvino"], bf16=True).run(IDS, MASK), expected, atol=0.3)
+
+
+@pytest.mark.parametrize("rows", range(1, 7))
+def test_lanes_side_by_side_answer_as_the_session_does_few_texts_and_many(toy_folders, expected, rows):
+    lanes = opened(toy_folders["openvino"], threads=2).lanes()
+    assert len(lanes) == 2
+
+    def all_of_it(lane):
+        parts = [
+            lane.run(IDS[start : start + rows], MASK[start : start + rows]) for start in range(0, len(IDS), rows)
+        ]
+        return {task.name: np.concatenate([part[task.name] for part in parts]) for task in TOY_TASKS}
+
+    # Twice: the first time, the models of fixed lengths are not there yet.
+    for _ in range(2):
+        with ThreadPoolExecutor(2) as threads:
+            for found in threads.map(all_of_it, lanes):
+                assert_close(found, expected, atol=1e-5)
+        lanes[0].singles.wait()
 
 
 def test_one_sessions_answers_do_not_change_with_the_next_call(toy_folders, expected):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from polyfold.artifact import ModelConfig
 from polyfold.errors import InputError, MissingExtra
 from polyfold.runtimes.session import INPUTS, SessionSpec, check_graph, model_file, output_name
-from polyfold.runtimes.static_shapes import SingleTexts, lengths_for, padded
+from polyfold.runtimes.static_shapes import LANE_LADDERS, Run, SingleTexts, lengths_for, padded
 from polyfold.system import cores, telemetry_off
 from polyfold.tasks import Task
 from polyfold.text.shapes import FEW_WIDTHS, PART_TOKENS, WIDTHS, full_rows, padded_rows, padded_width
@@ -23,6 +24,13 @@ LEAST_TOKENS = 256
 WORTH_ALL_THREADS = 50_000_000
 """Multiply-adds of one text from which on several threads are faster than one: between a convolutional student's
 20 million at 24 tokens (0.13 ms on one thread, 0.14 on two) and MiniLM-L6's 250 million (0.78 and 0.57)."""
+
+
+ONE_BY_ONE = 3
+"""Texts of a batch that a lane runs one by one: two of MiniLM-L6 take 6.7 ms together, 2.4 ms each alone."""
+
+LANES_BYTES = 80e6
+"""Memory for the lanes' models of fixed lengths, which all of them share: two of MiniLM-L6's size."""
 
 
 @dataclass(frozen=True)
@@ -36,26 +44,26 @@ class OpenVinoSession:
     requests: tuple[Any, ...]
     positions: Mapping[str, int]
     singles: SingleTexts
-    singles_on_one_thread: Callable[[], SingleTexts]
+    singles_for_lanes: Callable[[], SingleTexts]
     longest: int
+    few: int = 1
 
     def lanes(self) -> "tuple[OpenVinoSession, ...]":
         """The same model as a session for each stream, which threads may use side by side.
 
-        For many small batches: a thread that prepares the next one leaves the other streams at work. A single text
-        then takes one thread too, and so a third less of the processors' time.
+        For many small batches: a thread that prepares the next one leaves the other streams at work. Few texts
+        are run one by one: together they would be of another shape than the batch before, and models of fixed
+        lengths need not work that out anew.
         """
-        singles = self.singles_on_one_thread()
-        return tuple(replace(self, requests=(request,), singles=singles) for request in self.requests)
+        singles = self.singles_for_lanes()
+        return tuple(replace(self, requests=(one,), singles=singles, few=ONE_BY_ONE) for one in self.requests)
 
     def run(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Mapping[str, np.ndarray]:
         """Logits by task, float32 [batch, labels]."""
         count, width = input_ids.shape
-        wide = None
-        if count == 1:
-            if (found := self.singles.run(input_ids, attention_mask)) is not None:
-                return found
-            wide = self.singles.length_of(width)
+        if count <= self.few and (found := self._one_by_one(input_ids, attention_mask)) is not None:
+            return found
+        wide = self.singles.length_of(width) if count == 1 else None
         if wide is None:
             small = count * width < len(self.requests) * PART_TOKENS
             wide = padded_width(width, self.longest, FEW_WIDTHS if small else WIDTHS)
@@ -64,6 +72,19 @@ class OpenVinoSession:
         if count == rows:
             return _answers(self.requests[0], self.positions, inputs)
         return self._in_parts(inputs, count, rows)
+
+    def _one_by_one(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Mapping[str, np.ndarray] | None:
+        """On models of fixed lengths; None where one is missing."""
+        if len(input_ids) == 1:
+            return self.singles.run(input_ids, attention_mask)
+        found = []
+        for row, tokens in enumerate(attention_mask.sum(axis=1).tolist()):
+            one = slice(row, row + 1)
+            alone = self.singles.run(input_ids[one, :tokens], attention_mask[one, :tokens])
+            if alone is None:
+                return None
+            found.append(alone)
+        return {task: np.concatenate([alone[task] for alone in found]) for task in self.positions}
 
     def _rows(self, count: int, width: int) -> int:
         """Documents of a part: a full one's, or so many that no stream is left without work."""
@@ -128,30 +149,39 @@ def open_openvino(folder: Path, config: ModelConfig, tasks: Sequence[Task], spec
         for task in tasks
     }
 
-    def compile_for(
-        length: int, threads: int | None
-    ) -> Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]]:
+    def compile_for(length: int, threads: int | None, requests: int = 1) -> Run:
         fixed = model.clone()
         fixed.reshape({name: [1, length] for name in INPUTS})
         # Not kept on disk: it is compiled beside the work, and what is read back from there takes more memory.
         own = spec.model_copy(update={"cache_dir": None, **({"threads": threads} if threads else {})})
-        request = core.compile_model(fixed, "CPU", _properties(own, config.precision, 1)).create_infer_request()
-        return lambda *inputs: _answers(request, positions, inputs)
+        made = core.compile_model(fixed, "CPU", _properties(own, config.precision, requests))
+        free: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(requests):
+            free.put(made.create_infer_request())
+
+        def run(*inputs: np.ndarray) -> Mapping[str, np.ndarray]:
+            # There are as many as threads that call this, so that none waits.
+            request = free.get()
+            try:
+                return _answers(request, positions, inputs)
+            finally:
+                free.put(request)
+
+        return run
 
     def reference(*inputs: np.ndarray) -> Mapping[str, np.ndarray]:
         return _answers(compiled.create_infer_request(), positions, inputs)
 
-    lengths = lengths_for(config.trunk_parameters, config.max_length)
-
-    def fitting(length: int) -> Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]]:
+    def fitting(length: int) -> Run:
         return compile_for(length, 1 if config.trunk_parameters * length < WORTH_ALL_THREADS else None)
 
-    def singles_on_one_thread() -> SingleTexts:
-        return SingleTexts(partial(compile_for, threads=1), reference, lengths)
+    def singles_for_lanes() -> SingleTexts:
+        lengths = lengths_for(config.trunk_parameters, config.max_length, LANE_LADDERS, LANES_BYTES)
+        return SingleTexts(partial(compile_for, threads=streams, requests=streams), reference, lengths)
 
-    singles = SingleTexts(fitting, reference, lengths)
+    singles = SingleTexts(fitting, reference, lengths_for(config.trunk_parameters, config.max_length))
     requests = tuple(compiled.create_infer_request() for _ in range(streams))
-    return OpenVinoSession(requests, positions, singles, singles_on_one_thread, config.max_length)
+    return OpenVinoSession(requests, positions, singles, singles_for_lanes, config.max_length)
 
 
 def _filled(part: np.ndarray, rows: int) -> np.ndarray:

@@ -13,12 +13,17 @@ from threading import Lock, Thread
 
 import numpy as np
 
-LADDERS = ((8, 16, 24, 32, 48, 64, 96, 128), (16, 32, 64, 128), (32, 128), (64,))
+Ladders = tuple[tuple[int, ...], ...]
+
+LADDERS: Ladders = ((8, 16, 24, 32, 48, 64, 96, 128), (16, 32, 64, 128), (32, 128), (64,))
 """Sets of lengths to pad to. On 26 tokens the first pads by a seventh, the last, which holds 95 of 100 texts, to
 more than twice as much; for MiniLM-L6 that is still less than new shapes cost."""
 
 BYTES_A_PARAMETER = 3.2
 """What one more compiled int8 model takes in memory for every weight of its layers: they are not shared."""
+
+LANE_LADDERS: Ladders = (*LADDERS[:2], (32, 64), (64,))
+"""The same for lanes that run few texts one by one: most of those are short."""
 
 MOST_BYTES = 40e6
 """Memory for all of a session's models of fixed lengths: one of MiniLM-L6's size. Where not even one fits, a text
@@ -30,11 +35,13 @@ FARTHEST = 0.1
 Run = Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
 
 
-def lengths_for(parameters: int, longest: int) -> tuple[int, ...]:
+def lengths_for(
+    parameters: int, longest: int, ladders: Ladders = LADDERS, most_bytes: float = MOST_BYTES
+) -> tuple[int, ...]:
     """The lengths that memory allows for a model of so many parameters, none longer than it reads."""
-    for ladder in LADDERS:
+    for ladder in ladders:
         chosen = tuple(length for length in ladder if length <= longest)
-        if len(chosen) * parameters * BYTES_A_PARAMETER <= MOST_BYTES:
+        if len(chosen) * parameters * BYTES_A_PARAMETER <= most_bytes:
             return chosen
     return ()
 
@@ -43,7 +50,7 @@ class SingleTexts:
     """One text at a time, by padded length.
 
     `compile_for` makes the model of one of `lengths` and is called in another thread; `reference` answers right,
-    at any length, and may be called from there. Threads may share this: whoever finds it at work gets no answer.
+    at any length, and may be called from there. Threads may share this if they may share what it makes.
     """
 
     def __init__(self, compile_for: Callable[[int], Run], reference: Run, lengths: tuple[int, ...]) -> None:
@@ -52,27 +59,20 @@ class SingleTexts:
         self._lengths = lengths
         self._ready: dict[int, Run] = {}
         self._compiling: Thread | None = None
-        self._free = Lock()
+        self._asking = Lock()
         self._joining = Lock()
         self._failed = False
 
     def run(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Mapping[str, np.ndarray] | None:
-        """Logits by task of one text, [1, labels], or None while no model of its length is free."""
-        if not self._free.acquire(blocking=False):
-            return None
-        try:
-            return self._run(input_ids, attention_mask)
-        finally:
-            self._free.release()
-
-    def _run(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Mapping[str, np.ndarray] | None:
+        """Logits by task of one text, [1, labels], or None while there is no model of its length."""
         length = self.length_of(input_ids.shape[1])
         if length is None:
             return None
         input_ids, attention_mask = padded(input_ids, length), padded(attention_mask, length)
         found = self._ready.get(length)
         if found is None:
-            self._ask_for(length, input_ids.copy(), attention_mask.copy())
+            with self._asking:
+                self._ask_for(length, input_ids.copy(), attention_mask.copy())
             return None
         return found(input_ids, attention_mask)
 
