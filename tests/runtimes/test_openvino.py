@@ -44,7 +44,7 @@ def test_bf16_is_near(toy_folders, expected):
     assert_close(opened(toy_folders["openvino"], bf16=True).run(IDS, MASK), expected, atol=0.3)
 
 
-@pytest.mark.parametrize("rows", range(1, 7))
+@pytest.mark.parametrize("rows", [1, 5])
 def test_lanes_side_by_side_answer_as_the_session_does_few_texts_and_many(toy_folders, expected, rows):
     lanes = opened(toy_folders["openvino"], threads=2).lanes()
     assert len(lanes) == 2

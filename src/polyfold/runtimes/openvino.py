@@ -26,9 +26,6 @@ WORTH_ALL_THREADS = 50_000_000
 20 million at 24 tokens (0.13 ms on one thread, 0.14 on two) and MiniLM-L6's 250 million (0.78 and 0.57)."""
 
 
-ONE_BY_ONE = 3
-"""Texts of a batch that a lane runs one by one: two of MiniLM-L6 take 6.7 ms together, 2.4 ms each alone."""
-
 LANES_BYTES = 80e6
 """Memory for the lanes' models of fixed lengths, which all of them share: two of MiniLM-L6's size."""
 
@@ -46,24 +43,24 @@ class OpenVinoSession:
     singles: SingleTexts
     singles_for_lanes: Callable[[], SingleTexts]
     longest: int
-    few: int = 1
 
     def lanes(self) -> "tuple[OpenVinoSession, ...]":
         """The same model as a session for each stream, which threads may use side by side.
 
-        For many small batches: a thread that prepares the next one leaves the other streams at work. Few texts
-        are run one by one: together they would be of another shape than the batch before, and models of fixed
-        lengths need not work that out anew.
+        For many small batches: a thread that prepares the next one leaves the other streams at work. A single text
+        takes one stream too, and so a third less of the processors' time.
         """
         singles = self.singles_for_lanes()
-        return tuple(replace(self, requests=(one,), singles=singles, few=ONE_BY_ONE) for one in self.requests)
+        return tuple(replace(self, requests=(one,), singles=singles) for one in self.requests)
 
     def run(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Mapping[str, np.ndarray]:
         """Logits by task, float32 [batch, labels]."""
         count, width = input_ids.shape
-        if count <= self.few and (found := self._one_by_one(input_ids, attention_mask)) is not None:
-            return found
-        wide = self.singles.length_of(width) if count == 1 else None
+        wide = None
+        if count == 1:
+            if (found := self.singles.run(input_ids, attention_mask)) is not None:
+                return found
+            wide = self.singles.length_of(width)
         if wide is None:
             small = count * width < len(self.requests) * PART_TOKENS
             wide = padded_width(width, self.longest, FEW_WIDTHS if small else WIDTHS)
@@ -72,19 +69,6 @@ class OpenVinoSession:
         if count == rows:
             return _answers(self.requests[0], self.positions, inputs)
         return self._in_parts(inputs, count, rows)
-
-    def _one_by_one(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Mapping[str, np.ndarray] | None:
-        """On models of fixed lengths; None where one is missing."""
-        if len(input_ids) == 1:
-            return self.singles.run(input_ids, attention_mask)
-        found = []
-        for row, tokens in enumerate(attention_mask.sum(axis=1).tolist()):
-            one = slice(row, row + 1)
-            alone = self.singles.run(input_ids[one, :tokens], attention_mask[one, :tokens])
-            if alone is None:
-                return None
-            found.append(alone)
-        return {task: np.concatenate([alone[task] for alone in found]) for task in self.positions}
 
     def _rows(self, count: int, width: int) -> int:
         """Documents of a part: a full one's, or so many that no stream is left without work."""

@@ -23,7 +23,7 @@ BYTES_A_PARAMETER = 3.2
 """What one more compiled int8 model takes in memory for every weight of its layers: they are not shared."""
 
 LANE_LADDERS: Ladders = (*LADDERS[:2], (32, 64), (64,))
-"""The same for lanes that run few texts one by one: most of those are short."""
+"""The same for lanes, whose lone texts should not take both streams: most are short."""
 
 MOST_BYTES = 40e6
 """Memory for all of a session's models of fixed lengths: one of MiniLM-L6's size. Where not even one fits, a text
