@@ -60,7 +60,7 @@ def value(metrics, name, **labels):
 
 def everything(metrics, served, run):
     """One of each that can be told."""
-    metrics.ask(Sources(lambda: [served], lambda: 3, lambda: 2, lambda: 1, lambda: 0))
+    metrics.ask(Sources(lambda: [served], lambda: 3, lambda: 2, lambda: 1, lambda: 0, lambda: 5))
     metrics.request_done("/predict", 200, None, 0.02)
     metrics.request_done("/predict", 503, "queue_full", 0.001)
     metrics.batch("feedback", "1", FACTS)
