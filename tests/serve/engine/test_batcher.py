@@ -264,7 +264,9 @@ def test_many_texts_or_a_long_wait_start_the_other_lane():
             await bench.at_work()
             tickets.append(bench.ask(texts))
             while bench.model.started < 2:
-                await asyncio.sleep(0)  # the first is still being computed
+                await asyncio.sleep(0)
+            # Both have begun and none has ended: the first is still being computed.
+            assert not bench.model.batches
             bench.model.gate.set()
             for ticket in tickets:
                 await ticket.future
