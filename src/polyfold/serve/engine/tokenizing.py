@@ -1,7 +1,7 @@
 """Texts to token ids on their way to the queue: what comes in one turn of the event loop is tokenized together.
 
-A text alone takes 35 us, in a call of four 15 us each, in one of thirty-two 10. Requests of many characters go to a thread of their own,
-so that the event loop is not kept by them.
+A text alone takes 35 us, in a call of four 15 us each, in one of thirty-two 10. Requests of many characters go
+to a thread of their own, so that the event loop is not kept by them.
 """
 
 import asyncio
