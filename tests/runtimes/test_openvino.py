@@ -44,6 +44,12 @@ def test_bf16_is_near(toy_folders, expected):
     assert_close(opened(toy_folders["openvino"], bf16=True).run(IDS, MASK), expected, atol=0.3)
 
 
+def test_no_thread_is_tied_to_a_core(toy_folders):
+    # Two processes with a thread each would otherwise share the first core, and leave the second idle.
+    (request, *_) = opened(toy_folders["openvino"], threads=1).requests
+    assert request.get_compiled_model().get_property("ENABLE_CPU_PINNING") is False
+
+
 @pytest.mark.parametrize("rows", [1, 5])
 def test_lanes_side_by_side_answer_as_the_session_does_few_texts_and_many(toy_folders, expected, rows):
     lanes = opened(toy_folders["openvino"], threads=2).lanes()

@@ -201,6 +201,8 @@ def _properties(spec: SessionSpec, precision: str, streams: int) -> dict[str, An
         "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": max(spec.threads or cores(), streams),
         "INFERENCE_PRECISION_HINT": "bf16" if spec.bf16 else "f32",
+        # Two processes, or two models of one, would be pinned to the same first cores while others are idle.
+        "ENABLE_CPU_PINNING": False,
     }
     if precision == "int8-weights":
         # Unasked, it would quantize what such weights are multiplied with at run time.

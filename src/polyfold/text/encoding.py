@@ -124,6 +124,8 @@ class Frame:
     def around(self, flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray, max_length: int) -> Encoding:
         """Documents that lie in `flat` from `starts`, cut to fit and framed."""
         room = self.room(max_length)
+        if len(starts) == 1:
+            return self._around_one(flat[int(starts[0]) :][: int(lengths[0])], room)
         kept = np.minimum(lengths, room)
         before, specials = len(self.begin), len(self.begin) + len(self.end)
         # Without special tokens an empty document would be no token: it becomes one padding token.
@@ -135,6 +137,11 @@ class Frame:
         for place, token in enumerate(self.end):
             framed[offsets[1:] - len(self.end) + place] = token
         return Encoding(framed, offsets, lengths > room)
+
+    def _around_one(self, ids: Ids, room: int) -> Encoding:
+        """The same for one document: a service's commonest case, and a tenth of the calls of numpy."""
+        framed = np.array([*self.begin, *ids[:room].tolist(), *self.end] or [self.pad_id], dtype=np.int64)
+        return Encoding(framed, np.array([0, len(framed)]), np.array([len(ids) > room]))
 
 
 def plan_batches(lengths: np.ndarray, token_budget: int, most: int | None = None) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ import numpy as np
 WIDTHS = (*range(2, 33, 2), *range(36, 65, 4), *range(72, 129, 8), *range(144, 257, 16), *range(288, 513, 32))
 """Tokens a document is padded to, at most 3 % of the tokens of real texts on average."""
 
-FEW_WIDTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+FEW_WIDTHS = (8, 16, 20, 24, 32, 48, 64, 80, 96, 128, 192, 256, 384, 512)
 """The same for small batches, whose numbers of documents differ as well."""
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_service import LABELS, LONGEST, Reports, ToyModel, ids_of, logits_of, run
 
+from polyfold.serve.engine import tokenizing
 from polyfold.serve.engine.batcher import Batcher
 from polyfold.serve.refusals import Refusal
 from polyfold.serve.spec import Batching
@@ -35,9 +36,8 @@ class Bench:
             await asyncio.sleep(0)
 
     async def queued(self):
-        """Until all that was asked is in the queue."""
-        for _ in range(3):
-            await asyncio.sleep(0)
+        """Until all that was asked is in the queue: its timer is due before this one."""
+        await asyncio.sleep(2 * tokenizing.GATHER_S)
 
     async def __aenter__(self):
         return self
@@ -255,6 +255,29 @@ def test_while_a_lane_is_at_work_few_texts_wait_for_company_in_the_other():
     waiting, batches = run(company())
     assert waiting == len("onetwosix")
     assert [len(batch) for batch in batches] == [1, 3]
+
+
+def test_texts_that_come_while_every_lane_is_at_work_are_tokenized_together_once_one_is_free(monkeypatch):
+    # Nothing but the end of a batch has them tokenized.
+    monkeypatch.setattr(tokenizing, "GATHER_S", FAR)
+    encode, calls = ToyModel.encode, []
+    monkeypatch.setattr(
+        ToyModel, "encode", lambda model, texts: [calls.append(len(texts)), encode(model, texts)][1]
+    )
+
+    async def together():
+        async with Bench(open_gate=False) as bench:
+            tickets = [bench.ask(["first"])]
+            await bench.at_work()
+            for name in ("one", "two", "six"):
+                tickets.append(bench.ask([name]))
+                await asyncio.sleep(0)
+            bench.model.gate.set()
+            return [await ticket.future for ticket in tickets]
+
+    for answers, name in zip(run(together()), ("first", "one", "two", "six"), strict=True):
+        assert_rows_are_of(answers, [name])
+    assert calls == [1, 3]
 
 
 def test_many_texts_or_a_long_wait_start_the_other_lane():

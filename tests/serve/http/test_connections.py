@@ -17,11 +17,11 @@ REQUEST = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"
 class Served:
     """A server whose application answers `size` bytes once `go` is set, after reading the body."""
 
-    def __init__(self, most=100):
+    def __init__(self, most=100, app=None):
         self.size, self.go, self.now, self.gone, self.clients = 2, asyncio.Event(), 0.0, 0, []
         self.go.set()
         config = uvicorn.Config(
-            self.app,
+            app or self.app,
             http=lambda *args, **more: Connection(*args, most=most, **more),
             interface="asgi3",
             ws="none",
@@ -88,7 +88,7 @@ def served(test, **more):
                 await test(one)
             finally:
                 for each in (*one.clients, *one.connections):
-                    each.transport.abort()
+                    getattr(each, "transport", each).abort()
                 one.server.should_exit = True
                 await serving
 
@@ -273,3 +273,53 @@ def test_when_the_client_leaves_every_request_it_sent_hears_of_it():
         await server.until(lambda: not server.server.server_state.tasks)
 
     served(test)
+
+
+class Pieces(asyncio.Protocol):
+    """A client that keeps what it receives as it comes."""
+
+    def __init__(self):
+        self.pieces = []
+
+    def data_received(self, data):
+        self.pieces.append(data)
+
+
+def test_an_answers_head_and_body_come_in_one_piece():
+    async def test(server):
+        loop = asyncio.get_running_loop()
+        transport, client = await loop.create_connection(Pieces, "127.0.0.1", server.port)
+        server.clients.append(transport)
+        for count in range(1, 4):
+            transport.write(REQUEST)
+            await server.until(lambda count=count: len(client.pieces) == count)
+        assert all(piece.startswith(b"HTTP/1.1 200 ") and piece.endswith(b"xx") for piece in client.pieces)
+
+    served(test)
+
+
+@pytest.mark.parametrize("ending", ["keep-alive", "close"])
+def test_a_head_is_sent_before_a_body_that_takes_longer(ending):
+    async def streaming(scope, receive, send):
+        headers = [(b"connection", ending.encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await server_of.go.wait()
+        for part in (b"one", b"two"):
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def test(server):
+        nonlocal server_of
+        server_of = server
+        server.go.clear()
+        reader, writer = await server.open()
+        writer.write(REQUEST)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"transfer-encoding: chunked" in head
+        server.go.set()
+        assert await reader.readexactly(21) == b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
+        if ending == "close":
+            assert await reader.read() == b""
+
+    server_of = None
+    served(test, app=streaming)

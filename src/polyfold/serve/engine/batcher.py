@@ -103,7 +103,13 @@ class Batcher:
         self._idle.set()
         self._labels = sum(len(task.labels) for task in model.tasks)
         self._tokenizing = Tokenizing(
-            model.encode, self._under_way.__contains__, self._admit, self._fail, report.tokenized, clock
+            model.encode,
+            self._under_way.__contains__,
+            self._busy,
+            self._admit,
+            self._fail,
+            report.tokenized,
+            clock,
         )
         self._rate = FIRST_RATE
         self._threads = [
@@ -168,6 +174,9 @@ class Batcher:
         left = max(0.0, deadline - now)
         request.timer = self._loop.call_later(left, self._abandon, request, "deadline")
         return request
+
+    def _busy(self) -> bool:
+        return self._computing == len(self._threads)
 
     def _admit(self, arrived: Sequence[tuple[Request, Sequence[Hashable], Mapping[Any, Added]]]) -> None:
         """Put what is new into the queue and join what is under way."""
@@ -265,7 +274,8 @@ class Batcher:
             request.future.set_result(request.answers())
 
     def _deliver(self, batch: "list[Entry[Waiting]]", answered: Answered, begun: float, infer_s: float) -> None:
-        """Rows of a computed batch to everyone who waits for them."""
+        """Rows of a computed batch to everyone who waits for them; its lane may be idle now."""
+        self._tokenizing.flush()
         probabilities = self._probabilities(answered.logits)
         for place, entry in enumerate(batch):
             waiting = entry.payload
@@ -330,13 +340,14 @@ class Batcher:
                     continue
                 left = oldest + self._batching.max_wait_ms / 1000 - self._clock()
                 if left <= 0.0 or not self._computing or self._queue.tokens >= WORTH_A_LANE:
+                    free = len(self._threads) - self._computing
                     self._computing += 1
-                    return self._queue.take(self._budget())
+                    return self._queue.take(self._budget(free))
                 self._changed.wait(left)
         return None
 
-    def _budget(self) -> int:
-        """Tokens of a batch: those that take about as long as it may, and no more than a lane's share."""
+    def _budget(self, free: int) -> int:
+        """Tokens of a batch: those that take about as long as it may, and no more than a free lane's share."""
         timely = max(LEAST_TOKENS, int(self._rate * self._batching.batch_ms / 1000))
-        share = max(WORTH_A_LANE, -(-self._queue.tokens // len(self._threads)))
+        share = max(WORTH_A_LANE, -(-self._queue.tokens // free))
         return min(self._batching.token_budget, timely, share)

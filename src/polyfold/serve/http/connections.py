@@ -8,7 +8,7 @@ nothing, and each connection 1.3 us a second.
 import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from polyfold.serve.http.bodies import refusal_json
+from polyfold.serve.http.together import Together
 from polyfold.serve.refusals import Refusal
 
 MOST_HEAD_BYTES = 65_536
@@ -55,6 +56,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
         self._answering: RequestResponseCycle | None = None
+        self._together: Together | None = None
         self._refused = False
         self.seen: tuple[RequestResponseCycle | None, Doing] | None = None
         self.since = 0.0
@@ -101,7 +103,16 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answering = cycle
+        together = Together(self.transport, self.loop)
+        cycle.transport = cast(asyncio.Transport, together)
+        self._together = together
         super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        """An answer is whole: it is sent before anything else is done with this connection."""
+        if self._together is not None:
+            self._together.flush()
+        super().on_response_complete()
 
     def data_received(self, data: bytes) -> None:
         """Counts the bytes of a head that does not end."""
