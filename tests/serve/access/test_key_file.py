@@ -203,7 +203,15 @@ def test_in_force_are_always_the_keys_of_the_last_good_file(tmp_path, changes):
 
 
 @pytest.mark.parametrize(
-    "mode, word", [(0o600, None), (0o400, None), (0o640, "read"), (0o602, "give themselves a key")]
+    ("mode", "word"),
+    [
+        (0o600, None),
+        (0o400, None),
+        (0o440, None),
+        (0o644, "read"),
+        (0o660, "give themselves a key"),
+        (0o602, "give themselves a key"),
+    ],
 )
 def test_permissions_wider_than_the_owners_are_warned_of(tmp_path, mode, word):
     path = tmp_path / "keys.yaml"

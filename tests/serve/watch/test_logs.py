@@ -59,6 +59,16 @@ def test_a_request_is_one_object_with_what_an_operator_asks_for(tmp_path):
     assert SECRET not in line
 
 
+def test_a_probe_has_a_line_only_where_it_says_what_it_should_not(tmp_path):
+    asked = [("/health", 200), ("/v2/health/ready", 503), ("/metrics", 200), ("/metrics", 401), ("/health", 500)]
+    lines = written(
+        tmp_path,
+        "json",
+        *(lambda log, one=one: log.exchanged(exchange(route=one[0], status=one[1])) for one in asked),
+    )
+    assert [(line["path"], line["status"]) for line in map(json.loads, lines)] == asked[3:]
+
+
 def test_for_people_a_request_is_one_line_of_words(tmp_path):
     lines = written(
         tmp_path,

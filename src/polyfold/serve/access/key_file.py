@@ -112,7 +112,8 @@ class KeyFile:
     def _warn_if_wide(self) -> None:
         with contextlib.suppress(OSError):
             mode = self.path.stat().st_mode & 0o777
-            if mode & 0o077:
+            # Read by its group is how Kubernetes mounts a secret for a user that is not root.
+            if mode & 0o027:
                 what = "write, and so give themselves a key," if mode & 0o022 else "read"
                 hint = f"chmod {_OWNER_ONLY:o} {self.path.name}"
                 self._tell(

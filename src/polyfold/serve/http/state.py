@@ -94,7 +94,7 @@ def _health(model: ServedModel) -> ModelHealth:
         version=model.version,
         state=model.state,
         runtime=model.runtime,
-        runtimes=list(model.runtimes),
+        runtimes=list(dict.fromkeys(model.runtimes)),
         failovers=model.failovers,
         queue_tokens=model.queue_tokens,
         tokens_per_second=round(model.tokens_per_second, 1),

@@ -23,6 +23,9 @@ from polyfold.serve.watch.log_writer import LogWriter
 
 Form = Literal["text", "json"]
 
+PROBES = frozenset({"/health", "/v2/health/live", "/v2/health/ready", "/metrics"})
+"""Routes that an orchestrator and a scraper ask every few seconds: what they are meant to say is no news."""
+
 LONGEST = 300
 _FRAMES = 8
 
@@ -45,8 +48,13 @@ class Log:
         return self._writer.lost
 
     def exchanged(self, exchange: Exchange) -> None:
-        """One finished request. What it leaves open (no model was reached, say) has no field."""
+        """One finished request. What it leaves open (no model was reached, say) has no field.
+
+        A probe has no line where it says that all is well, or (503) that this is not so.
+        """
         status, timing = exchange.status, exchange.timing
+        if exchange.route in PROBES and status in (200, 503):
+            return
         level = "error" if status == 500 else "warning" if status > 500 or status == 429 else "info"
         fields: dict[str, Any] = {
             "request_id": exchange.request_id,
