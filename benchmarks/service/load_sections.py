@@ -290,11 +290,19 @@ def answers(found: LoadFile) -> Section:
         "",
         *grid(columns, rows, (0, 1)),
     ]
-    waited = sum(load.waited_for_connection for load in _all_loads(found))
-    section.add(
-        "generator.waited_for_connection", waited, found.command, "requests that waited for a connection", NONE
-    )
+    _waiting(section, found)
     return section
+
+
+def _waiting(section: Section, found: LoadFile) -> None:
+    """A server that falls behind fills all connections by itself; one that keeps up must never be short of them."""
+    waited = {True: 0, False: 0}
+    for model in found.models:
+        for turn in model.turns:
+            waited[turn.contestant == POLYFOLD] += sum(load.waited_for_connection for load in turn.loads)
+    what = "requests that waited for a connection"
+    section.add("generator.waited_for_connection", waited[True], found.command, f"{what}, polyfold serve", NONE)
+    section.add("generator.waited_for_connection.others", waited[False], found.command, f"{what}, the others")
 
 
 def _answer_figures(section: Section, found: LoadFile, model: ModelLoad, turns: Sequence[Turn]) -> None:

@@ -27,6 +27,9 @@ WARM_SHARE = 0.1
 LIMIT_SECONDS = 600.0
 """Of one part; a server that takes longer is stuck."""
 
+USUAL_RATE = 2000.0
+"""Requests a second, for the first guess of how long it will take."""
+
 
 @dataclass(frozen=True)
 class Slope:
@@ -71,7 +74,7 @@ def run_parts(options: argparse.Namespace, expected: Expected, texts: Path, work
     model = f"soak={Path(options.model).resolve()}"
     serving = polyfold_command([model], port, ["--log-file", "/dev/null", *options.serve_options])
     server = launch("polyfold", serving, port, work / "server.log")
-    progress = Progress.of(float(options.requests))
+    progress = Progress.of(options.requests / USUAL_RATE)
     counts, samples, spent = Counts(), [], 0.0
     try:
         server.wait_ready()
@@ -88,7 +91,7 @@ def run_parts(options: argparse.Namespace, expected: Expected, texts: Path, work
             assert found.sent, "nothing was sent: the server does not answer"
             counts.add(found)
             samples.append(_sample(server, counts.sent))
-            progress.did(part)
+            progress.did(part / USUAL_RATE)
             if len(samples) % options.tell_every == 1 or counts.sent >= options.requests:
                 rate = found.sent / outcome.facts["wall_s"]
                 memory = samples[-1].resident_mb
