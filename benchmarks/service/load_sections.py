@@ -295,7 +295,7 @@ def answers(found: LoadFile) -> Section:
 
 
 def _waiting(section: Section, found: LoadFile) -> None:
-    """A server that falls behind fills all connections by itself; one that keeps up must never be short of them."""
+    """A server that falls behind fills all connections by itself; one that keeps up must never lack one."""
     waited = {True: 0, False: 0}
     for model in found.models:
         for turn in model.turns:

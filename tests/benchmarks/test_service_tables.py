@@ -43,7 +43,13 @@ def a_turn(contestant, number, open_p99, factor=1.0):
     loads = [a_load("lone", 30.0 * factor), *(a_load("open", p99, rate=rate) for rate, p99 in open_p99.items())]
     loads += [a_load("full", done=int(900 / factor)), a_load("bulk", done=int(30 / factor), texts=32)]
     waited = 0 if contestant == "polyfold" else 7
-    loads.append(a_load("checked", waited_for_connection=waited, tally={"compared": 1000, "largest_difference": 0.004, "label_differences": 2}))
+    loads.append(
+        a_load(
+            "checked",
+            waited_for_connection=waited,
+            tally={"compared": 1000, "largest_difference": 0.004, "label_differences": 2},
+        )
+    )
     return results.Turn(
         contestant=contestant, round=number, begun="now", ready_s=1.0, memory_before_mb=200.0,
         memory_after_mb=210.0, loads=tuple(loads),
