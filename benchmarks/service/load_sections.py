@@ -296,13 +296,12 @@ def answers(found: LoadFile) -> Section:
 
 def _waiting(section: Section, found: LoadFile) -> None:
     """A server that falls behind fills all connections by itself; one that keeps up must never lack one."""
-    waited = {True: 0, False: 0}
-    for model in found.models:
-        for turn in model.turns:
-            waited[turn.contestant == POLYFOLD] += sum(load.waited_for_connection for load in turn.loads)
-    what = "requests that waited for a connection"
-    section.add("generator.waited_for_connection", waited[True], found.command, f"{what}, polyfold serve", NONE)
-    section.add("generator.waited_for_connection.others", waited[False], found.command, f"{what}, the others")
+    everyone = sum(load.waited_for_connection for load in _all_loads(found))
+    turns = [turn for model in found.models for turn in made.turns_of(model, POLYFOLD)]
+    ours = sum(load.waited_for_connection for turn in turns for load in turn.loads)
+    name, what = "generator.waited_for_connection", "requests that waited for a connection"
+    section.add(name, ours, found.command, f"{what}, polyfold serve", NONE)
+    section.add(f"{name}.others", everyone - ours, found.command, f"{what}, the others")
 
 
 def _answer_figures(section: Section, found: LoadFile, model: ModelLoad, turns: Sequence[Turn]) -> None:

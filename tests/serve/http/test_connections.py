@@ -3,6 +3,7 @@
 import asyncio
 import json
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import uvicorn
@@ -21,7 +22,7 @@ class Served:
         self.size, self.go, self.now, self.gone, self.clients = 2, asyncio.Event(), 0.0, 0, []
         self.go.set()
         config = uvicorn.Config(
-            app or self.app,
+            self.app if app is None else partial(app, self),
             http=lambda *args, **more: Connection(*args, most=most, **more),
             interface="asgi3",
             ws="none",
@@ -88,7 +89,7 @@ def served(test, **more):
                 await test(one)
             finally:
                 for each in (*one.clients, *one.connections):
-                    getattr(each, "transport", each).abort()
+                    each.transport.abort()
                 one.server.should_exit = True
                 await serving
 
@@ -281,6 +282,9 @@ class Pieces(asyncio.Protocol):
     def __init__(self):
         self.pieces = []
 
+    def connection_made(self, transport):
+        self.transport = transport
+
     def data_received(self, data):
         self.pieces.append(data)
 
@@ -289,7 +293,7 @@ def test_an_answers_head_and_body_come_in_one_piece():
     async def test(server):
         loop = asyncio.get_running_loop()
         transport, client = await loop.create_connection(Pieces, "127.0.0.1", server.port)
-        server.clients.append(transport)
+        server.clients.append(client)
         for count in range(1, 4):
             transport.write(REQUEST)
             await server.until(lambda count=count: len(client.pieces) == count)
@@ -300,17 +304,15 @@ def test_an_answers_head_and_body_come_in_one_piece():
 
 @pytest.mark.parametrize("ending", ["keep-alive", "close"])
 def test_a_head_is_sent_before_a_body_that_takes_longer(ending):
-    async def streaming(scope, receive, send):
+    async def streaming(server, scope, receive, send):
         headers = [(b"connection", ending.encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await server_of.go.wait()
+        await server.go.wait()
         for part in (b"one", b"two"):
             await send({"type": "http.response.body", "body": part, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
     async def test(server):
-        nonlocal server_of
-        server_of = server
         server.go.clear()
         reader, writer = await server.open()
         writer.write(REQUEST)
@@ -321,5 +323,4 @@ def test_a_head_is_sent_before_a_body_that_takes_longer(ending):
         if ending == "close":
             assert await reader.read() == b""
 
-    server_of = None
     served(test, app=streaming)
